@@ -1,0 +1,1 @@
+"""NanoNet: small, fast text models from a handful of labels."""

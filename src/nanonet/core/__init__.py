@@ -1,0 +1,1 @@
+"""Layer 0: errors, registry, configuration, files. Standard library only."""

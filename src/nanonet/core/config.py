@@ -1,0 +1,289 @@
+"""The configuration: frozen dataclasses, strict loading from TOML, ``--set key=value``.
+
+Every key that a run depends on is a field here (the settings of objectives are fields of the
+objectives themselves, see ``nanonet.objectives``). Unknown keys, wrong types and values out of
+range are refused with the full key in the message, before any data loads.
+"""
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from nanonet.core.errors import ConfigError
+from nanonet.core.registry import did_you_mean
+
+T = TypeVar("T")
+
+
+def setting(default: Any, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """Return a dataclass field with a default and an inclusive range."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How texts are read and cut."""
+
+    text_column: str = "text"
+    label_column: str = "label"
+    label_name_column: str = "label_name"
+    max_length: int = setting(256, 4)  # tokens of one text, the special ones included
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The pretrained encoder."""
+
+    name: str = "minilm"  # alias, folder or Hugging Face id
+    pooling: Literal["auto", "mean", "cls"] = "auto"
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The classifier on top: logits = scale * (W x + b), x the pooled vector."""
+
+    normalize: bool = True  # L2-normalise x first
+    scale: float = setting(10.0, 0.01)
+
+
+@dataclass(frozen=True)
+class CohortConfig:
+    """Who learns: a teacher and its students."""
+
+    teacher: bool = True
+    students: int = setting(2, 0)
+    student_layers: int = setting(3, 1)
+    layer_map: str | list[list[int]] = "spread"  # a name, or one list of layers (from 1) each
+    teacher_peft: str = "bitfit"
+    student_peft: str = "bitfit"
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """What each student sees of the unlabelled batch (data views)."""
+
+    token_cutoff: float = setting(0.0, 0.0, 0.9)  # share of tokens hidden from a student
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop."""
+
+    steps: int = setting(300, 1)
+    labeled_batch: int = setting(16, 1)  # rows per step
+    unlabeled_batch: int = setting(64, 1)  # rows per step at most
+    token_budget: int = setting(6144, 64)  # unlabelled tokens per step at most
+    max_padding: float = setting(0.15, 0.0, 1.0)  # padding per real token in a chunk at most
+    checkpoint_every: int = setting(50, 1)  # steps
+    log_every: int = setting(10, 1)  # steps
+    max_minutes: float = setting(0.0, 0.0)  # 0: no limit
+    dropout: float = setting(0.0, 0.0, 0.9)  # in the encoder of a learner that trains
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    threads: int = setting(0, 0)  # 0: one per core
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """One optimizer step of the online step: who learns, from what, how fast."""
+
+    learners: Literal["teacher", "students", "all"]
+    learning_rate: float = setting(1e-2, 0.0)  # of the encoder's trainable parameters
+    head_learning_rate: float = setting(1e-2, 0.0)
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
+    warmup: float = setting(0.0, 0.0, 1.0)  # share of all steps
+    weight_decay: float = setting(0.0, 0.0)
+    clip_norm: float = setting(1.0, 0.0)  # per learner; 0: off
+    objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that shapes a run, apart from the data."""
+
+    task: Literal["classification"] = "classification"
+    recipe: str = "nanonet"
+    seed: int = setting(0, 0)
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    cohort: CohortConfig = field(default_factory=CohortConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    phases: dict[str, PhaseConfig] = field(default_factory=dict)
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Make a dataclass from a mapping, strictly.
+
+    Raises:
+        ConfigError: unknown key, missing key, wrong type, value out of range; names the full key.
+    """
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            hint = did_you_mean(key, fields)
+            known = ", ".join(fields)
+            raise ConfigError(f"unknown key '{prefix}{key}'{hint} (known: {known})")
+    made: dict[str, Any] = {}
+    for name, spec in fields.items():
+        if name in values:
+            made[name] = _convert(values[name], hints[name], prefix + name)
+            _check_range(made[name], spec, prefix + name)
+        elif (
+            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        ):
+            raise ConfigError(f"key '{prefix}{name}' is missing")
+    return cls(**made)
+
+
+def _check_range(value: Any, spec: "dataclasses.Field[Any]", key: str) -> None:
+    low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
+    if low is not None and value < low:
+        raise ConfigError(f"key '{key}' is {value}, but must be at least {low}")
+    if high is not None and value > high:
+        raise ConfigError(f"key '{key}' is {value}, but must be at most {high}")
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """Return ``value`` checked against the type ``hint`` (ints pass for floats)."""
+    origin = get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"key '{key}' must be a table, not {value!r}")
+        return build(hint, value, key)  # type: ignore[arg-type]
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, get_args(hint), key)
+    if origin is Literal:
+        if value not in get_args(hint):
+            hint_text = did_you_mean(str(value), [str(a) for a in get_args(hint)])
+            raise ConfigError(
+                f"key '{key}' is {value!r}{hint_text}, but must be one of "
+                + ", ".join(repr(a) for a in get_args(hint))
+            )
+        return value
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"key '{key}' must be a table, not {value!r}")
+        inner = get_args(hint)[1]
+        return {k: _convert(v, inner, f"{key}.{k}") for k, v in value.items()}
+    if origin is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"key '{key}' must be a list, not {value!r}")
+        return [_convert(v, get_args(hint)[0], f"{key}[{i}]") for i, v in enumerate(value)]
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f"key '{key}' must be {hint.__name__}, not {value!r}")
+    return value
+
+
+def _convert_union(value: Any, options: tuple[Any, ...], key: str) -> Any:
+    for option in options:
+        try:
+            return _convert(value, option, key)
+        except ConfigError:
+            continue
+    names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise ConfigError(f"key '{key}' must be {names}, not {value!r}")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid on top, table by table."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            out[key] = merge(old, value)
+        else:
+            out[key] = value
+    return out
+
+
+def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``["training.steps=50", ...]`` into nested tables.
+
+    A value is read as TOML (``0.1``, ``true``, ``[[1, 3]]``), and as plain text where it is not.
+
+    Raises:
+        ConfigError: an assignment has no ``=`` or an empty key.
+    """
+    out: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            raise ConfigError(f"--set {assignment!r}: write it as key=value, as in training.steps=50")
+        try:
+            value = tomllib.loads(f"v = {text}")["v"]
+        except (tomllib.TOMLDecodeError, KeyError):
+            value = text
+        table: dict[str, Any] = {parts[-1]: value}
+        for part in reversed(parts[:-1]):
+            table = {part: table}
+        out = merge(out, table)
+    return out
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("nanonet").joinpath("recipes")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Return a recipe's tables, by name or by the path of a TOML file.
+
+    Raises:
+        ConfigError: no such recipe, or a file that is not TOML.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"recipe file {name} does not exist")
+        text = path.read_text(encoding="utf-8")
+    else:
+        if name not in recipe_names():
+            hint = did_you_mean(name, recipe_names())
+            raise ConfigError(
+                f"unknown recipe '{name}'{hint} (there are: {', '.join(recipe_names())};"
+                " or give the path of a .toml file)"
+            )
+        text = resources.files("nanonet").joinpath(f"recipes/{name}.toml").read_text("utf-8")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {name} is not valid TOML: {error}") from None
+
+
+def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
+    """Return the configuration of a recipe with overrides laid on top.
+
+    Raises:
+        ConfigError: see `build` and `read_recipe`.
+    """
+    values = merge(read_recipe(recipe), overrides)
+    values["recipe"] = recipe
+    unknown = set(overrides.get("phases", {})) - set(read_recipe(recipe).get("phases", {}))
+    for name in sorted(unknown):
+        if "learners" not in overrides["phases"][name]:
+            known = list(read_recipe(recipe).get("phases", {}))
+            raise ConfigError(
+                f"unknown phase 'phases.{name}'{did_you_mean(name, known)}"
+                f" (recipe {recipe} has: {', '.join(known)})"
+            )
+    return build(Config, values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a dataclass as nested plain tables, ready for TOML or JSON."""
+    return dataclasses.asdict(config)

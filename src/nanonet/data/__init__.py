@@ -1,0 +1,1 @@
+"""Layer 2: reading, checking, splitting and batching texts."""

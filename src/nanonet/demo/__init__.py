@@ -1,0 +1,1 @@
+"""Layer 7: the demo on texts found on the machine itself."""

@@ -1,0 +1,1 @@
+"""Layer 3: backbones, heads, parameter-efficient training, the cohort."""

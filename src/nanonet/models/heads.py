@@ -1,0 +1,40 @@
+"""Heads: from a pooled vector to logits."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nanonet.models.backbones import Pooling
+
+
+def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
+    """Return one vector (B, H) per row of hidden states (B, T, H), in 32 bits.
+
+    The mean is over real tokens only, ``attention_mask`` (B, T) being 1 there.
+    """
+    if pooling == "cls":
+        return hidden[:, 0].float()
+    mask = attention_mask.to(torch.float32).unsqueeze(-1)
+    return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+
+
+class LinearHead(nn.Module):
+    """Logits = scale * (W x + b), x optionally L2-normalised; W and b start at zero.
+
+    At the start every class is equally likely, and with normalisation the scale bounds the
+    logits, so that few labels cannot drive them to extremes.
+    """
+
+    def __init__(self, hidden_size: int, classes: int, normalize: bool, scale: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.normalize = normalize
+        self.scale = scale
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return logits (B, C) of pooled vectors (B, H)."""
+        if self.normalize:
+            pooled = F.normalize(pooled, dim=-1)
+        return self.scale * F.linear(pooled, self.linear.weight, self.linear.bias)

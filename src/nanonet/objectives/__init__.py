@@ -1,0 +1,6 @@
+"""Layer 4: what learners learn from. Importing this package registers every objective."""
+
+from nanonet.objectives import distillation, mutual, supervised
+from nanonet.objectives.base import OBJECTIVES, Objective, StepView
+
+__all__ = ["OBJECTIVES", "Objective", "StepView", "distillation", "mutual", "supervised"]

@@ -1,0 +1,102 @@
+"""The contract between objectives and the engine.
+
+An objective is a frozen dataclass: its fields are its settings (the tables under
+``phases.<phase>.objectives.<name>`` in the configuration). For one learner and one step it
+returns one scalar. It reads the step through a `StepView`, which detaches everyone but the
+learner: the losses of all learners can be added up and need only one backward pass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor
+
+from nanonet.core.config import build, setting
+from nanonet.core.errors import ConfigError
+from nanonet.core.registry import Registry
+from nanonet.models.cohort import LearnerOutput
+
+Stream = Literal["labeled", "unlabeled"]
+
+
+class StepView(Protocol):
+    """What an objective sees of a step."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indexes of the labelled rows, (R,)."""
+
+    @property
+    def students(self) -> list[str]:
+        """The students' names."""
+
+    def layer_map(self, learner: str) -> tuple[int, ...]:
+        """Return the teacher layers that a learner is made of, counted from 1."""
+
+    def own(self, learner: str, stream: Stream) -> LearnerOutput:
+        """Return the learner's output, with gradient, on its own view of the rows."""
+
+    def teacher(self, stream: Stream) -> LearnerOutput:
+        """Return the teacher's output without gradient, dropout or views: a target."""
+
+    def peer(self, learner: str, stream: Stream) -> LearnerOutput:
+        """Return another student's output without gradient, on that student's own view."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Base of all objectives.
+
+    Attributes:
+        weight: factor of the loss.
+        ramp_up: share of all steps over which the factor grows linearly from 0.
+        streams: which rows it reads.
+        needs_teacher: it reads the teacher's outputs.
+        needs_peers: it reads other students' outputs.
+    """
+
+    weight: float = setting(1.0, 0.0)
+    ramp_up: float = setting(0.0, 0.0, 1.0)
+
+    streams: ClassVar[frozenset[Stream]] = frozenset({"labeled"})
+    needs_teacher: ClassVar[bool] = False
+    needs_peers: ClassVar[bool] = False
+
+    def weight_at(self, progress: float) -> float:
+        """Return the factor at ``progress`` (0 at the first step, towards 1)."""
+        if self.ramp_up == 0.0:
+            return self.weight
+        return self.weight * min(1.0, progress / self.ramp_up)
+
+    def needs_hidden_states(self) -> bool:
+        """Return whether it reads hidden states."""
+        return False
+
+    def loss(self, learner: str, step: StepView) -> Tensor:
+        """Return the unweighted loss of one learner, a scalar."""
+        raise NotImplementedError
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective")
+
+
+def build_objectives(tables: Mapping[str, Mapping[str, Any]], phase: str) -> dict[str, Objective]:
+    """Return a phase's objectives from their tables; those of weight 0 are left out.
+
+    Raises:
+        ConfigError: unknown objective or setting, value out of range.
+    """
+    made = {}
+    for name, settings in tables.items():
+        where = f"phases.{phase}.objectives.{name}"
+        try:
+            kind = OBJECTIVES.get(name)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        objective = build(kind, settings, where)
+        if objective.weight > 0.0:
+            made[name] = objective
+    return made
+
+

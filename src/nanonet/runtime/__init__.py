@@ -1,0 +1,1 @@
+"""Layer 6: running a bundle. No torch."""

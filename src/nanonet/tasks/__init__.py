@@ -1,0 +1,1 @@
+"""Layer 1: what a task encodes, decodes and measures. No torch."""

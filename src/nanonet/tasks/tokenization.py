@@ -1,0 +1,115 @@
+"""Texts to token ids, and rows of tokens to chunks of like length. No torch.
+
+Training and serving use the same code, so that a text is cut the same way in both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of texts, and what the tokenizer lost.
+
+    ``ids[i]`` has shape (length of text i,), special tokens included, at most ``max_length``.
+    """
+
+    ids: list[Ids]
+    truncated: int  # texts that were longer than max_length
+    unknown_share: float  # unknown tokens per token, special ones not counted
+
+    @property
+    def lengths(self) -> Ids:
+        """Tokens per text, shape (n,)."""
+        return np.fromiter((len(row) for row in self.ids), dtype=np.int64, count=len(self.ids))
+
+
+class TextTokenizer:
+    """A ``tokenizers`` tokenizer with our truncation and no padding of its own.
+
+    MiniLM's ``tokenizer.json`` bakes in truncation and padding to 128 tokens; both are replaced.
+
+    Args:
+        tokenizer_json: the content of a ``tokenizer.json``.
+        max_length: tokens of one text at most, special tokens included.
+    """
+
+    def __init__(self, tokenizer_json: str, max_length: int) -> None:
+        self.max_length = max_length
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+        self._unknown = _unknown_id(self._tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        """Return the token ids of ``texts``, in order."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        ids = [np.asarray(e.ids, dtype=np.int64) for e in encodings]
+        truncated = sum(1 for e in encodings if e.overflowing)
+        special = sum(sum(e.special_tokens_mask) for e in encodings)
+        tokens = sum(len(row) for row in ids) - special
+        unknown = sum(int((row == self._unknown).sum()) for row in ids)
+        return EncodedTexts(ids, truncated, unknown / max(tokens, 1))
+
+    def to_json(self) -> str:
+        """Return the tokenizer as ``tokenizer.json`` content, with our truncation."""
+        return str(self._tokenizer.to_str())
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int:
+    """Return the id of the unknown token, or -1 (byte-level tokenizers have none)."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    found = tokenizer.token_to_id(token) if token else None
+    return -1 if found is None else int(found)
+
+
+def length_chunks(
+    lengths: Sequence[int] | Ids, max_padding: float, token_budget: int | None = None
+) -> list[Ids]:
+    """Group rows of like length, so that little is padded.
+
+    Args:
+        lengths: tokens per row, shape (n,).
+        max_padding: padding tokens per real token that a chunk may hold at most.
+        token_budget: padded tokens per chunk at most (a single longer row stands alone).
+
+    Returns:
+        Row indexes per chunk; longest rows first, every row once.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    chunks: list[Ids] = []
+    start, real = 0, 0
+    for i, row in enumerate(order):
+        longest = int(sizes[order[start]])
+        padded = (i - start + 1) * longest
+        grown = real + int(sizes[row])
+        too_loose = padded > (1.0 + max_padding) * grown
+        too_big = token_budget is not None and padded > token_budget
+        if i > start and (too_loose or too_big):
+            chunks.append(order[start:i])
+            start, grown = i, int(sizes[row])
+        real = grown
+    if len(order):
+        chunks.append(order[start:])
+    return chunks
+
+
+def pad(ids: Sequence[Ids]) -> tuple[Ids, Ids]:
+    """Return ``(input_ids, attention_mask)``, both (rows, longest), padded on the right with 0.
+
+    The id 0 in padding is never read: the mask hides it.
+    """
+    longest = max(len(row) for row in ids)
+    input_ids = np.zeros((len(ids), longest), dtype=np.int64)
+    mask = np.zeros((len(ids), longest), dtype=np.int64)
+    for i, row in enumerate(ids):
+        input_ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return input_ids, mask

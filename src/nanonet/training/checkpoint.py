@@ -1,0 +1,126 @@
+"""Checkpoints: the trained tensors, the optimizers and the position. Atomic; no pickle.
+
+Chance needs no state: batches, views and dropout are functions of the seed and the step. A resumed
+run therefore continues to bit-identical results.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nanonet.core.errors import RunError
+from nanonet.core.files import new_folder, write_bytes, write_json
+from nanonet.models.cohort import Cohort
+
+KEEP = 2  # checkpoints on disk: should the newest be damaged, the one before it is there
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        step: steps done.
+        seconds: training time so far.
+        sums: losses added up since the last log line, by name.
+        sum_steps: steps since the last log line.
+    """
+
+    step: int
+    seconds: float
+    sums: dict[str, float]
+    sum_steps: int
+
+
+def save_checkpoint(
+    folder: Path,
+    position: Position,
+    cohort: Cohort,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> Path:
+    """Write ``folder/step-NNNNNN`` and delete all but the newest checkpoints.
+
+    Raises:
+        RunError: the disk is full or not writable; earlier checkpoints are untouched.
+    """
+    path = folder / f"step-{position.step:06d}"
+    states = {
+        f"{phase}/{index}/{key}": value
+        for phase, optimizer in optimizers.items()
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+    try:
+        with new_folder(path) as temporary:
+            write_tensors(temporary / "trained.safetensors", cohort.own_tensors())
+            write_tensors(temporary / "optimizers.safetensors", states)
+            write_json(temporary / "position.json", asdict(position))
+    except OSError as error:
+        raise RunError(
+            f"checkpoint {path} could not be written: {error.strerror or error}; free some space"
+            " and continue with --resume (earlier checkpoints are intact)"
+        ) from None
+    for old in list_checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints, oldest first."""
+    return sorted(folder.glob("step-*[0-9]"))
+
+
+def load_checkpoint(
+    path: Path, cohort: Cohort, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> Position:
+    """Put a checkpoint's tensors in place and return its position.
+
+    Raises:
+        RunError: the checkpoint is damaged or does not fit.
+    """
+    try:
+        cohort.load_own_tensors(read_tensors(path / "trained.safetensors"))
+        states = read_tensors(path / "optimizers.safetensors")
+        for phase, optimizer in optimizers.items():
+            state_dict = optimizer.state_dict()
+            state_dict["state"] = _states_of(phase, states)
+            optimizer.load_state_dict(state_dict)
+        return Position(**json.loads((path / "position.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise RunError(f"checkpoint {path} cannot be used: {error}") from None
+
+
+def _states_of(phase: str, states: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    out: dict[int, dict[str, Tensor]] = {}
+    for name, value in states.items():
+        owner, index, key = name.split("/")
+        if owner == phase:
+            out.setdefault(int(index), {})[key] = value
+    return out
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_bytes(path, safetensors.torch.save(plain))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, on the CPU.
+
+    Raises:
+        OSError: the file cannot be read.
+        safetensors.SafetensorError: it is damaged.
+    """
+    return safetensors.torch.load(path.read_bytes())

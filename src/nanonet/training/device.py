@@ -1,0 +1,109 @@
+"""Device, precision, attention kernel and threads: chosen by capability, never by timing.
+
+A choice by timing would differ from run to run and break reproducibility. The reasons for the
+rules are measurements, see ``docs/experiments.md``.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from nanonet.core.config import TrainingConfig
+from nanonet.core.errors import ConfigError
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run computes with.
+
+    Attributes:
+        device: a torch device name.
+        precision: of the encoder's arithmetic; what is trained is always kept in 32 bits.
+        attention: Hugging Face's name of the attention implementation.
+        threads: intra-operation threads on the CPU.
+    """
+
+    device: str
+    precision: Precision
+    attention: Literal["eager", "sdpa"]
+    threads: int
+
+    def describe(self) -> str:
+        """Return the choice in words."""
+        cores = f", {self.threads} threads" if self.device == "cpu" else ""
+        return f"{self.device}, {self.precision}, {self.attention} attention{cores}"
+
+
+def choose_hardware(training: TrainingConfig) -> Hardware:
+    """Resolve ``auto`` by what the machine can do.
+
+    Raises:
+        ConfigError: the device or precision asked for is not there.
+    """
+    device = training.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = _check_device(device)
+    capable = _has_bf16(kind)
+    if training.precision == "bf16" and not capable:
+        raise ConfigError(
+            f"training.precision is 'bf16', but {device} has no instructions for it:"
+            " use 'fp32' or 'auto'"
+        )
+    precision: Precision = (
+        ("bf16" if capable else "fp32") if training.precision == "auto" else training.precision
+    )
+    # On CPUs the backward pass of PyTorch's fused attention costs more than plain attention saves.
+    attention: Literal["eager", "sdpa"] = "eager" if kind == "cpu" else "sdpa"
+    return Hardware(device, precision, attention, training.threads or usable_cores())
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_device(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(
+            f"unknown device '{device}' (there are: auto, cpu, cuda, cuda:N, mps)"
+        ) from None
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(kind, False):
+        raise ConfigError(f"device '{device}' is not available here: use --device cpu or auto")
+    return kind
+
+
+def _has_bf16(kind: str) -> bool:
+    """Return whether the device multiplies bf16 matrices faster than 32-bit ones."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        # Not public in every torch release that we support; without them we stay with 32 bits.
+        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+    return False
+
+
+def shrink_frozen(model: nn.Module) -> None:
+    """Hold the frozen matrices in bf16, in place, once.
+
+    Autocast would cast a frozen matrix again at every forward pass (it caches only casts of
+    tensors that require grad). Vectors (norms, biases) stay in 32 bits.
+    """
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter.ndim >= 2:
+            parameter.data = parameter.data.to(torch.bfloat16)

@@ -1,0 +1,159 @@
+"""What a person sees of a run: a live table on a terminal, plain lines elsewhere, or nothing."""
+
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from nanonet.training.engine import LogRow
+
+
+class Display(Protocol):
+    """Where messages and progress go."""
+
+    def say(self, text: str) -> None:
+        """Show one line."""
+
+    def warn(self, text: str) -> None:
+        """Show one line that asks for attention."""
+
+    def start(self, step: int, steps: int) -> None:
+        """Training starts."""
+
+    def on_step(self, step: int) -> None:
+        """A step is done."""
+
+    def on_log(self, row: LogRow) -> None:
+        """Losses and rates are known."""
+
+    def stop(self) -> None:
+        """Training has ended, one way or another."""
+
+
+class SilentDisplay:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+
+    def warn(self, text: str) -> None:
+        """See `Display`."""
+
+    def start(self, step: int, steps: int) -> None:
+        """See `Display`."""
+
+    def on_step(self, step: int) -> None:
+        """See `Display`."""
+
+    def on_log(self, row: LogRow) -> None:
+        """See `Display`."""
+
+    def stop(self) -> None:
+        """See `Display`."""
+
+
+class ConsoleDisplay:
+    """Writes to standard error: live on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._steps = 0
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("[cyan]{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """See `Display`."""
+        self._console.print(f"warning: {text}", markup=False, soft_wrap=True, style="yellow")
+
+    def start(self, step: int, steps: int) -> None:
+        """See `Display`."""
+        self._steps = steps
+        if self._console.is_terminal:
+            self._task = self._progress.add_task("training", total=steps, completed=step, rate="")
+            self._live = Live(self._progress, console=self._console, refresh_per_second=4)
+            self._live.start()
+
+    def on_step(self, step: int) -> None:
+        """See `Display`."""
+        if self._live:
+            self._progress.update(self._task, completed=step)
+
+    def on_log(self, row: LogRow) -> None:
+        """See `Display`."""
+        if self._live:
+            rate = f"{row.tokens_per_second:,.0f} tokens/s"
+            self._progress.update(self._task, completed=row.step, rate=rate)
+            table = Table.grid()
+            table.add_row(self._progress)
+            table.add_row(_losses_table(row))
+            self._live.update(table)
+        else:
+            left = row.seconds / row.step * (self._steps - row.step)
+            losses = "  ".join(f"{k} {v:.4f}" for k, v in row.losses.items())
+            rates = "  ".join(f"{k} {v:.2e}" for k, v in row.learning_rates.items())
+            self.say(
+                f"step {row.step}/{self._steps}  {losses}  lr: {rates}"
+                f"  {row.tokens_per_second:,.0f} tokens/s  {left:.0f} s left"
+            )
+
+    def stop(self) -> None:
+        """See `Display`."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+
+def _losses_table(row: LogRow) -> Table:
+    """Return losses and learning rates, a learner a row."""
+    learners = sorted({key.split(".")[0] for key in row.losses})
+    objectives = list(dict.fromkeys(key.split(".")[1] for key in row.losses))
+    table = Table(box=None, padding=(0, 2))
+    for heading in ("", *objectives, "learning rate"):
+        table.add_column(heading, justify="right")
+    for learner in learners:
+        cells = [row.losses.get(f"{learner}.{o}") for o in objectives]
+        rate = row.learning_rates.get(
+            f"{learner}.encoder", row.learning_rates.get(f"{learner}.head", 0.0)
+        )
+        table.add_row(
+            learner, *("" if c is None else f"{c:.4f}" for c in cells), f"{rate:.2e}"
+        )
+    return table
+
+
+class LoggingDisplay:
+    """Passes everything on and keeps the messages in the run's ``log.txt``."""
+
+    def __init__(self, inner: Display, path: Path) -> None:
+        self._inner = inner
+        self._path = path
+        self.start, self.stop = inner.start, inner.stop
+        self.on_step, self.on_log = inner.on_step, inner.on_log
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        self._inner.say(text)
+        self._append(text)
+
+    def warn(self, text: str) -> None:
+        """See `Display`."""
+        self._inner.warn(text)
+        self._append(f"warning: {text}")
+
+    def _append(self, text: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")

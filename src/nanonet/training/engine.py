@@ -1,0 +1,241 @@
+"""The loop. One backward pass per phase serves all its learners (see `objectives.base`)."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nanonet.core.config import Config
+from nanonet.data.batching import StepBatches
+from nanonet.models.cohort import Cohort
+from nanonet.tasks.tokenization import Ids
+from nanonet.training.checkpoint import Position
+from nanonet.training.device import Hardware
+from nanonet.training.evaluation import autocast
+from nanonet.training.optim import (
+    clip_gradients,
+    make_optimizer,
+    schedule_factor,
+    set_learning_rates,
+)
+from nanonet.training.plan import Phase, Plan
+from nanonet.training.step import Batch, PhaseStep
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Encoded training texts.
+
+    Attributes:
+        labeled: token ids.
+        labels: class indexes (n_l,).
+        unlabeled: token ids; empty without unlabelled text.
+    """
+
+    labeled: Sequence[Ids]
+    labels: NDArray[np.int64]
+    unlabeled: Sequence[Ids]
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """Means over the steps since the row before.
+
+    Attributes:
+        step: steps done.
+        losses: unweighted, by ``<learner>.<objective>``.
+        learning_rates: of the last step, by ``<learner>.<part>``.
+        seconds: training time since the start, earlier sessions included.
+        tokens_per_second: real tokens of labelled and unlabelled rows drawn, per second.
+    """
+
+    step: int
+    losses: dict[str, float]
+    learning_rates: dict[str, float]
+    seconds: float
+    tokens_per_second: float
+
+
+class Observer(Protocol):
+    """Who is told what happens in the loop."""
+
+    def on_step(self, step: int) -> None:
+        """A step is done."""
+
+    def on_log(self, row: LogRow) -> None:
+        """A log row is complete."""
+
+    def on_checkpoint(self, position: Position) -> None:
+        """The position should be saved."""
+
+
+@dataclass
+class StopRequest:
+    """A wish to stop after the current step, and why."""
+
+    reason: str = ""
+
+    def check_clock(self, seconds: float, max_minutes: float) -> None:
+        """Ask to stop when the time limit is reached (0: no limit)."""
+        if max_minutes > 0.0 and seconds >= 60.0 * max_minutes:
+            self.reason = "time limit"
+
+
+@contextmanager
+def stop_on_interrupt(stop: StopRequest) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a `StopRequest`; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signal handlers belong to the main thread; a notebook's or server's stay as is
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if stop.reason:
+            raise KeyboardInterrupt
+        stop.reason = "interrupted"
+
+    old = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+
+
+@dataclass
+class Engine:
+    """Trains a cohort by a plan.
+
+    Attributes:
+        optimizers: one per phase, by the phase's name.
+    """
+
+    cohort: Cohort
+    plan: Plan
+    rows: TrainingRows
+    config: Config
+    hardware: Hardware
+    optimizers: dict[str, torch.optim.AdamW] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.optimizers = {p.name: make_optimizer(p, self.cohort) for p in self.plan.phases}
+        training = self.config.training
+        for module in self.cohort.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = training.dropout
+        unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
+        self._batches = StepBatches(
+            np.array([len(row) for row in self.rows.labeled], dtype=np.int64),
+            np.array([len(row) for row in unlabeled], dtype=np.int64),
+            training.labeled_batch,
+            training.unlabeled_batch,
+            training.token_budget,
+            self.config.seed,
+        )
+
+    def run(self, position: Position, observer: Observer, stop: StopRequest) -> Position:
+        """Step from ``position`` to the end, or until asked to stop; return where it stands."""
+        training = self.config.training
+        self.cohort.train(training.dropout > 0.0)
+        window = _Window()
+        while position.step < training.steps and not stop.reason:
+            step = position.step
+            batch = self._draw(step)
+            torch.manual_seed(_step_seed(self.config.seed, step))  # for dropout
+            losses: dict[str, float] = {}
+            for phase in self.plan.phases:
+                losses |= self._run_phase(phase, batch, step)
+
+            sums = {k: position.sums.get(k, 0.0) + v for k, v in losses.items()}
+            seconds = position.seconds + window.lap(batch.tokens)
+            position = Position(step + 1, seconds, sums, position.sum_steps + 1)
+            observer.on_step(position.step)
+            stop.check_clock(position.seconds, training.max_minutes)
+            last = position.step == training.steps or bool(stop.reason)
+            if last or position.step % training.log_every == 0:
+                observer.on_log(self._log_row(position, window.rate()))
+                position = replace(position, sums={}, sum_steps=0)
+            if last or position.step % training.checkpoint_every == 0:
+                observer.on_checkpoint(position)
+                window.restart()  # what observers do is not training time
+        self.cohort.eval()
+        return position
+
+    def _draw(self, step: int) -> Batch:
+        labeled, unlabeled = self._batches.draw(step)
+        return Batch(
+            [self.rows.labeled[i] for i in labeled],
+            [self.rows.unlabeled[i] for i in unlabeled],
+            torch.from_numpy(self.rows.labels[labeled]).to(self.hardware.device),
+            self.config.training.max_padding,
+            self.hardware.device,
+        )
+
+    def _run_phase(self, phase: Phase, batch: Batch, step: int) -> dict[str, float]:
+        """Step one phase's optimizer; return the unweighted losses."""
+        progress = step / self.config.training.steps
+        view = PhaseStep(self.cohort, phase, batch, self.config.views, self.config.seed, step)
+        values: dict[str, Tensor] = {}
+        total = torch.zeros((), device=self.hardware.device)
+        with autocast(self.hardware):
+            for learner in phase.learners:
+                for name, objective in phase.objectives.items():
+                    loss = objective.loss(learner, view)
+                    total = total + objective.weight_at(progress) * loss
+                    values[f"{learner}.{name}"] = loss.detach()
+        total.backward()  # type: ignore[no-untyped-call]
+        for learner in phase.learners:
+            clip_gradients(
+                self.cohort[learner].own_parameters().values(), phase.config.clip_norm
+            )
+        optimizer = self.optimizers[phase.name]
+        set_learning_rates(optimizer, schedule_factor(phase.config, progress))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {name: float(value) for name, value in values.items()}
+
+    def _log_row(self, position: Position, tokens_per_second: float) -> LogRow:
+        rates = {
+            group["name"]: group["lr"]
+            for optimizer in self.optimizers.values()
+            for group in optimizer.param_groups
+        }
+        losses = {k: v / position.sum_steps for k, v in position.sums.items()}
+        return LogRow(position.step, losses, rates, position.seconds, tokens_per_second)
+
+
+class _Window:
+    """Time and tokens since the last log row."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds = 0, 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self, tokens: int) -> float:
+        """Return the seconds since the last lap."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        self._seconds += seconds
+        self._tokens += tokens
+        return seconds
+
+    def rate(self) -> float:
+        """Return tokens per second since the last call."""
+        rate = self._tokens / max(self._seconds, 1e-9)
+        self._tokens, self._seconds = 0, 0.0
+        return rate
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,147 @@
+"""From tables of texts to encoded rows: label set, checks, warnings, fingerprints."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanonet.core.config import DataConfig
+from nanonet.data.checks import check_labeled, fingerprint, normalize_text, overlap
+from nanonet.data.readers import Columns, TextTable, read_table
+from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer
+
+UNKNOWN_SHARE_LIMIT = 0.1  # of the tokens; above it the tokenizer does not know the script
+TRUNCATED_SHARE_LIMIT = 0.05  # of the texts
+
+
+@dataclass(frozen=True)
+class TrainingTables:
+    """What a run reads."""
+
+    labeled: TextTable
+    unlabeled: TextTable | None = None
+    validation: TextTable | None = None
+
+    def by_name(self) -> dict[str, TextTable]:
+        """Return the tables that there are."""
+        tables = {
+            "labeled": self.labeled,
+            "unlabeled": self.unlabeled,
+            "validation": self.validation,
+        }
+        return {name: table for name, table in tables.items() if table is not None}
+
+
+def read_tables(
+    data: DataConfig, labeled: str, unlabeled: str | None, validation: str | None
+) -> TrainingTables:
+    """Read the files of a run.
+
+    Raises:
+        DataError: see `read_table`.
+    """
+    columns = columns_of(data)
+    return TrainingTables(
+        read_table(labeled, columns, labels="required"),
+        read_table(unlabeled, columns, labels="ignored") if unlabeled else None,
+        read_table(validation, columns, labels="required") if validation else None,
+    )
+
+
+def columns_of(data: DataConfig) -> Columns:
+    """Return the columns that a configuration names."""
+    return Columns(data.text_column, data.label_column, data.label_name_column)
+
+
+@dataclass(frozen=True)
+class EncodedTable:
+    """A table's token ids and class indexes (n,), -1 where there is no label."""
+
+    source: str
+    encoded: EncodedTexts
+    truth: NDArray[np.int64]
+
+
+def label_set_of(table: TextTable) -> LabelSet:
+    """Return the classes of a labelled table (see `LabelSet.from_columns` for errors)."""
+    return LabelSet.from_columns(table.labels or [], table.names, table.source, table.rows)
+
+
+def data_warnings(tables: TrainingTables, labels: LabelSet) -> list[str]:
+    """Return what is odd about the texts and labels.
+
+    Raises:
+        DataError: only one class, or a class in the validation file that training never sees.
+    """
+    warnings = check_labeled(tables.labeled, labels)
+    if tables.unlabeled is not None and tables.unlabeled.dropped_empty:
+        count = tables.unlabeled.dropped_empty
+        warnings.append(f"{tables.unlabeled.source}: {count} empty texts left out")
+    if tables.validation is not None:
+        encode_labels(tables.validation, labels)
+        for name, table in (("labelled", tables.labeled), ("unlabelled", tables.unlabeled)):
+            if table is not None and (shared := overlap(table.texts, tables.validation.texts)):
+                warnings.append(
+                    f"{len(shared)} texts of {tables.validation.source} are also among the {name}"
+                    f" texts of {table.source}: the validation figures are too good"
+                )
+    return warnings
+
+
+def encode_labels(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
+    """Return class indexes (n,).
+
+    Raises:
+        DataError: a label that training never saw.
+    """
+    return labels.encode(table.labels or [], table.source, table.rows)
+
+
+def encode_table(
+    table: TextTable, labels: LabelSet | None, tokenizer: TextTokenizer
+) -> EncodedTable:
+    """Return token ids and, with ``labels``, class indexes."""
+    truth = (
+        encode_labels(table, labels)
+        if labels is not None
+        else np.full(len(table.texts), -1, dtype=np.int64)
+    )
+    return EncodedTable(table.source, tokenizer.encode(table.texts), truth)
+
+
+def encoding_warnings(tables: Mapping[str, EncodedTable], max_length: int) -> list[str]:
+    """Return what the tokenizer lost, where it is much."""
+    warnings = []
+    for table in tables.values():
+        encoded, count = table.encoded, len(table.encoded.ids)
+        if encoded.truncated > TRUNCATED_SHARE_LIMIT * count:
+            warnings.append(
+                f"{table.source}: {encoded.truncated} of {count} texts are longer than"
+                f" {max_length} tokens and were cut there (data.max_length)"
+            )
+        if encoded.unknown_share > UNKNOWN_SHARE_LIMIT:
+            warnings.append(
+                f"{table.source}: the tokenizer does not know {encoded.unknown_share:.0%} of the"
+                " tokens; the backbone was not trained on this script, choose another"
+            )
+    return warnings
+
+
+def describe_inputs(tables: TrainingTables) -> dict[str, Any]:
+    """Return source, rows and fingerprint of each table, for the run folder."""
+    return {
+        name: {"source": t.source, "rows": len(t.texts), "fingerprint": fingerprint(t)}
+        for name, t in tables.by_name().items()
+    }
+
+
+def text_hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Return 64-bit hashes of normalised texts, sorted: enough to find a text again, no more."""
+    digests = (
+        hashlib.blake2b(normalize_text(text).encode(), digest_size=8).digest() for text in texts
+    )
+    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8"))

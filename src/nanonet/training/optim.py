@@ -1,0 +1,57 @@
+"""One AdamW per phase with a parameter group per learner and part, and learning-rate schedules."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from nanonet.core.config import PhaseConfig
+from nanonet.models.cohort import Cohort
+from nanonet.training.plan import Phase
+
+
+def schedule_factor(config: PhaseConfig, progress: float) -> float:
+    """Return the factor of the learning rate at ``progress`` in [0, 1).
+
+    ``linear`` and ``cosine`` fall to 0; ``inverse_sqrt`` falls as 1/sqrt(t) after the warm-up
+    (PS-NET's schedule for supervision and teacher); all rise linearly during the warm-up.
+    """
+    if progress < config.warmup:
+        return progress / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "inverse_sqrt":
+        return math.sqrt(config.warmup / progress) if config.warmup > 0.0 else 1.0
+    rest = (progress - config.warmup) / (1.0 - config.warmup) if config.warmup < 1.0 else 1.0
+    return 1.0 - rest if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+
+
+def make_optimizer(phase: Phase, cohort: Cohort) -> torch.optim.AdamW:
+    """Return the optimizer of a phase; groups are named ``<learner>.encoder|head``."""
+    groups = []
+    for learner in phase.learners:
+        own = cohort[learner].own_parameters()
+        parts = {
+            "encoder": ([p for n, p in own.items() if not n.startswith("head.")], "learning_rate"),
+            "head": ([p for n, p in own.items() if n.startswith("head.")], "head_learning_rate"),
+        }
+        for part, (parameters, rate) in parts.items():
+            if parameters:
+                peak = getattr(phase.config, rate)
+                groups.append(
+                    {"params": parameters, "name": f"{learner}.{part}", "peak": peak, "lr": peak}
+                )
+    return torch.optim.AdamW(groups, weight_decay=phase.config.weight_decay)
+
+
+def set_learning_rates(optimizer: torch.optim.AdamW, factor: float) -> None:
+    """Set every group's learning rate to ``factor`` times its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["peak"]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Clip the gradients of *one* learner to a joint L2 norm; 0 leaves them as they are."""
+    if max_norm > 0.0:
+        nn.utils.clip_grad_norm_(parameters, max_norm)

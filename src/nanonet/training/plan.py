@@ -1,0 +1,101 @@
+"""The plan of a run: which learners step on which objectives, checked before any data loads."""
+
+from dataclasses import dataclass
+
+from nanonet.core.config import CohortConfig, Config, PhaseConfig
+from nanonet.core.errors import ConfigError
+from nanonet.models.cohort import TEACHER
+from nanonet.objectives import OBJECTIVES, Objective
+from nanonet.objectives.base import Stream, build_objectives
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step within a step: who learns, from what."""
+
+    name: str
+    learners: tuple[str, ...]
+    objectives: dict[str, Objective]
+    config: PhaseConfig
+
+    @property
+    def streams(self) -> frozenset[Stream]:
+        """Return the rows that this phase reads."""
+        return frozenset().union(*(o.streams for o in self.objectives.values()))
+
+    @property
+    def needs_hidden_states(self) -> bool:
+        """Return whether an objective of this phase reads hidden states."""
+        return any(o.needs_hidden_states() for o in self.objectives.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All phases of a step, in order, and what had to be left out."""
+
+    phases: tuple[Phase, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def reads_unlabeled(self) -> bool:
+        """Return whether any phase reads unlabelled rows."""
+        return any("unlabeled" in phase.streams for phase in self.phases)
+
+
+def learner_names(cohort: CohortConfig) -> list[str]:
+    """Return the names of the learners that a configuration asks for."""
+    teacher = [TEACHER] if cohort.teacher else []
+    return teacher + [f"student{k + 1}" for k in range(cohort.students)]
+
+
+def make_plan(config: Config, has_unlabeled: bool) -> Plan:
+    """Return the plan of a configuration.
+
+    Without unlabelled text, objectives that read it are left out, which is noted.
+
+    Raises:
+        ConfigError: an objective lacks the teacher or the peers that it needs, or nobody learns.
+    """
+    names = learner_names(config.cohort)
+    phases, notices = [], []
+    for name, phase in config.phases.items():
+        learners = tuple(
+            n
+            for n in names
+            if phase.learners == "all" or (n == TEACHER) == (phase.learners == "teacher")
+        )
+        objectives = build_objectives(phase.objectives, name)
+        if not learners:
+            continue
+        for key, objective in objectives.items():
+            _check_objective(f"phases.{name}.objectives.{key}", objective, config.cohort)
+        if not has_unlabeled:
+            dropped = [k for k, o in objectives.items() if "unlabeled" in o.streams]
+            objectives = {k: o for k, o in objectives.items() if k not in dropped}
+            if dropped:
+                notices.append(f"no unlabelled text: {', '.join(dropped)} left out of {name}")
+        if objectives:
+            phases.append(Phase(name, learners, objectives, phase))
+    trained = {learner for phase in phases for learner in phase.learners}
+    for learner in names:
+        if learner not in trained:
+            raise ConfigError(
+                f"recipe '{config.recipe}' gives '{learner}' nothing to learn: add a phase for it,"
+                " or leave it out (cohort.teacher=false, cohort.students=0)"
+            )
+    return Plan(tuple(phases), tuple(notices))
+
+
+def _check_objective(where: str, objective: Objective, cohort: CohortConfig) -> None:
+    if objective.needs_teacher and not cohort.teacher:
+        raise ConfigError(
+            f"{where} needs a teacher, but cohort.teacher is false: set {where}.weight=0"
+        )
+    kind = type(objective)
+    if objective.needs_peers and kind is OBJECTIVES.get("mutual") and cohort.students < 2:
+        raise ConfigError(
+            f"{where}: mutual learning needs two students or more, but cohort.students is"
+            f" {cohort.students}: set {where}.weight=0 or cohort.students=2"
+        )
+    if objective.needs_peers and cohort.students < 1:
+        raise ConfigError(f"{where} needs students, but cohort.students is 0: set its weight to 0")

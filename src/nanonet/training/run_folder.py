@@ -1,0 +1,226 @@
+"""The run folder: everything that shaped a run, and everything that came out of it.
+
+::
+
+    config.toml            the whole configuration and the inputs, with their fingerprints
+    environment.json       versions, hardware, the command
+    labels.json            class values and names
+    tokenizer.json         the tokenizer, truncation included
+    seen_*.bin             hashes of the training texts, to find test texts among them
+    metrics.jsonl          one line per log row or evaluation
+    log.txt                what was said on the way
+    checkpoints/           step-NNNNNN/, the newest two
+    learners.safetensors   the trained tensors of all learners (at the end)
+    summary.json           the outcome (at the end)
+"""
+
+import hashlib
+import json
+import platform
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nanonet.core.config import Config, build, to_dict
+from nanonet.core.errors import ConfigError, RunError
+from nanonet.core.files import write_json, write_text
+from nanonet.tasks.labels import LabelSet
+from nanonet.training.device import Hardware
+
+PACKAGES = ("nanonet", "torch", "transformers", "tokenizers", "numpy", "safetensors")
+# Settings that may differ when a run is resumed: they change when it stops, not what it computes.
+FREE_ON_RESUME = ("training.max_minutes",)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """File of configuration and inputs; a folder that has it is a run folder."""
+        return self.path / "config.toml"
+
+    def seen(self, name: str) -> Path:
+        """File of the hashes of the texts that training saw under this name."""
+        return self.path / f"seen_{name}.bin"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """File of log rows and evaluations."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def learners(self) -> Path:
+        """File of all trained tensors."""
+        return self.path / "learners.safetensors"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            RunError: it cannot be made.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
+
+    def write_config(self, config: Config, inputs: Mapping[str, Any]) -> None:
+        """Write the configuration and what the run reads."""
+        import tomli_w
+
+        text = tomli_w.dumps({**to_dict(config), "inputs": dict(inputs)})
+        write_text(self.config_path, text)
+
+    def read_config(self) -> tuple[Config, dict[str, Any]]:
+        """Return the configuration and the inputs.
+
+        Raises:
+            RunError: this is no run folder, or its configuration is damaged.
+        """
+        path = self.config_path
+        if not path.is_file():
+            raise RunError(f"{self.path} is not a run folder: it has no config.toml")
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            inputs = values.pop("inputs", {})
+            return build(Config, values), inputs
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
+            raise RunError(f"{path} cannot be used: {error}") from None
+
+    def write_labels(self, labels: LabelSet) -> None:
+        """Write class values and names."""
+        write_json(self.path / "labels.json", labels.to_json())
+
+    def read_labels(self) -> LabelSet:
+        """Return class values and names."""
+        return LabelSet.from_json(self.read_json("labels.json"))
+
+    def write_environment(self, hardware: Hardware) -> None:
+        """Write versions, hardware and command."""
+        write_json(
+            self.path / "environment.json",
+            {
+                "command": sys.argv,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "processor": processor_name(),
+                "versions": {p: _version(p) for p in PACKAGES},
+                "hardware": to_dict(hardware),
+            },
+        )
+
+    def read_hardware(self) -> Hardware:
+        """Return the hardware choice of the run's first session."""
+        return Hardware(**self.read_json("environment.json")["hardware"])
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file of this folder.
+
+        Raises:
+            RunError: missing or damaged.
+        """
+        path = self.path / name
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{path} is missing: the run is not finished (continue it with --resume)"
+                if self.config_path.is_file()
+                else f"{self.path} is not a run folder: it has no {name}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
+        return value
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return the outcome of a finished run (see `read_json` for errors)."""
+        return self.read_json("summary.json")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and the outcome is written."""
+        path = self.path / "summary.json"
+        return path.is_file() and bool(self.read_json("summary.json").get("finished"))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines beyond ``step``: a resumed run writes them again."""
+        if self.metrics.is_file():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+            write_text(self.metrics, "".join(kept))
+
+
+def _step_of(line: str) -> int:
+    return int(json.loads(line)["step"])
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def processor_name() -> str:
+    """Return the processor's name, as Linux says it where it does."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, shapes and bytes of trained tensors, in the names' order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def check_same(saved: Config, asked: Config, folder: Path) -> None:
+    """Refuse to resume a run with other settings.
+
+    Raises:
+        RunError: names the first key that differs.
+    """
+    old, new = _flatten(to_dict(saved)), _flatten(to_dict(asked))
+    for key in sorted(old.keys() | new.keys()):
+        if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
+            raise RunError(
+                f"run {folder} was started with {key}={old.get(key)!r}, not {new.get(key)!r}:"
+                " resume it with the same settings, or start over with --overwrite"
+            )
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            out |= _flatten(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out

@@ -1,0 +1,173 @@
+"""One phase of one step: who reads which rows, computed once and only when asked for."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanonet.core.config import ViewsConfig
+from nanonet.data.augment import token_cutoff
+from nanonet.models.cohort import TEACHER, Chunk, Cohort, LearnerOutput
+from nanonet.objectives.base import Stream
+from nanonet.tasks.tokenization import Ids, length_chunks, pad
+from nanonet.training.plan import Phase
+
+Streams = frozenset[Stream]
+
+
+def make_chunks(
+    ids: list[Ids], max_padding: float, device: str, token_budget: int | None = None
+) -> list[Chunk]:
+    """Return rows of token ids as padded chunks of like length on ``device``."""
+    chunks = []
+    for rows in length_chunks([len(row) for row in ids], max_padding, token_budget):
+        arrays = (rows, *pad([ids[i] for i in rows]))
+        chunks.append(Chunk(*(torch.from_numpy(a.copy()).to(device) for a in arrays)))
+    return chunks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one step.
+
+    Attributes:
+        labeled: token ids of the labelled rows.
+        unlabeled: token ids of the unlabelled rows.
+        labels: class indexes of the labelled rows, (R,), on the device.
+        max_padding: see `length_chunks`.
+        device: where the chunks go.
+    """
+
+    labeled: list[Ids]
+    unlabeled: list[Ids]
+    labels: Tensor
+    max_padding: float
+    device: str
+    _made: dict[Streams, list[Chunk]] = field(default_factory=dict)
+
+    def chunks(self, streams: Streams) -> list[Chunk]:
+        """Return the rows of these streams in chunks, labelled rows counted first."""
+        if streams not in self._made:
+            rows = self.labeled if "labeled" in streams else []
+            rows = rows + (self.unlabeled if "unlabeled" in streams else [])
+            self._made[streams] = make_chunks(rows, self.max_padding, self.device)
+        return self._made[streams]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all rows."""
+        return sum(len(row) for row in (*self.labeled, *self.unlabeled))
+
+
+class PhaseStep:
+    """The `StepView` of one phase of one step.
+
+    A learner that trains in the phase reads all rows that the phase needs in one go; whatever
+    another learner gives is detached. Outputs are kept until the phase ends: after the optimizer
+    has stepped they would be stale.
+
+    Args:
+        cohort: all learners.
+        phase: who trains, on what.
+        batch: the rows.
+        views: what students see of unlabelled rows.
+        seed: of the run.
+        step: number of the step, from 0.
+    """
+
+    def __init__(
+        self, cohort: Cohort, phase: Phase, batch: Batch, views: ViewsConfig, seed: int, step: int
+    ) -> None:
+        self._cohort = cohort
+        self._phase = phase
+        self._batch = batch
+        self._views = views
+        self._seed = (seed, step)
+        self._own: dict[str, LearnerOutput] = {}
+        self._targets: dict[tuple[str, Stream], LearnerOutput] = {}
+
+    @property
+    def labels(self) -> Tensor:
+        """See `StepView.labels`."""
+        return self._batch.labels
+
+    @property
+    def students(self) -> list[str]:
+        """See `StepView.students`."""
+        return self._cohort.students
+
+    def layer_map(self, learner: str) -> tuple[int, ...]:
+        """See `StepView.layer_map`."""
+        return self._cohort[learner].layer_map
+
+    def own(self, learner: str, stream: Stream) -> LearnerOutput:
+        """See `StepView.own`."""
+        if learner not in self._own:
+            streams = self._phase.streams
+            chunks = self._batch.chunks(streams)
+            visible = self._visible(learner, chunks, "labeled" in streams)
+            hidden = self._phase.needs_hidden_states
+            self._own[learner] = self._cohort[learner].read(chunks, visible, hidden)
+        return self._slice(self._own[learner], stream)
+
+    def teacher(self, stream: Stream) -> LearnerOutput:
+        """See `StepView.teacher`."""
+        return self._target(TEACHER, stream)
+
+    def peer(self, learner: str, stream: Stream) -> LearnerOutput:
+        """See `StepView.peer`."""
+        if learner in self._phase.learners:
+            return _detach(self.own(learner, stream))
+        return self._target(learner, stream)
+
+    def _target(self, learner: str, stream: Stream) -> LearnerOutput:
+        key = (learner, stream)
+        if key not in self._targets:
+            module = self._cohort[learner]
+            was_training = module.training
+            module.eval()
+            with torch.no_grad():
+                chunks = self._batch.chunks(frozenset({stream}))
+                hidden = self._phase.needs_hidden_states
+                self._targets[key] = module.read(chunks, keep_hidden_states=hidden)
+            module.train(was_training)
+        return self._targets[key]
+
+    def _visible(self, learner: str, chunks: list[Chunk], labeled: bool) -> list[Tensor] | None:
+        """Return the masks of a student's own view: unlabelled tokens cut off at random."""
+        share = self._views.token_cutoff
+        if learner == TEACHER or share == 0.0:
+            return None
+        first = len(self._batch.labeled) if labeled else 0  # rows before it are labelled
+        words = np.random.SeedSequence((*self._seed, self.students.index(learner)))
+        generator = torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+        masks = []
+        for chunk in chunks:
+            cut = token_cutoff(chunk.attention_mask, share, generator)
+            unlabeled = (chunk.rows >= first)[:, None]
+            masks.append(torch.where(unlabeled, cut, chunk.attention_mask))
+        return masks
+
+    def _slice(self, output: LearnerOutput, stream: Stream) -> LearnerOutput:
+        if len(self._phase.streams) == 1:
+            return output
+        rows = len(self._batch.labeled)
+        tokens = sum(len(row) for row in self._batch.labeled)
+        front = stream == "labeled"
+        row_part = slice(rows) if front else slice(rows, None)
+        token_part = slice(tokens) if front else slice(tokens, None)
+        return LearnerOutput(
+            output.logits[row_part],
+            output.pooled[row_part],
+            tuple(state[token_part] for state in output.hidden_states),
+        )
+
+
+def _detach(output: LearnerOutput) -> LearnerOutput:
+    return replace(
+        output,
+        logits=output.logits.detach(),
+        pooled=output.pooled.detach(),
+        hidden_states=tuple(state.detach() for state in output.hidden_states),
+    )

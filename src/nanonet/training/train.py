@@ -1,0 +1,380 @@
+"""`train`: from tables of texts to a finished run folder."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from nanonet.core.config import Config, to_dict
+from nanonet.core.errors import Interrupted, RunError
+from nanonet.core.files import write_bytes, write_json, write_text
+from nanonet.data.readers import TextTable
+from nanonet.models.backbones import Backbone, check_length, load_backbone
+from nanonet.models.cohort import TEACHER, Cohort, build_cohort
+from nanonet.models.layer_maps import layer_maps
+from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.metrics import accuracy
+from nanonet.tasks.tokenization import TextTokenizer
+from nanonet.training.checkpoint import (
+    Position,
+    list_checkpoints,
+    load_checkpoint,
+    read_tensors,
+    save_checkpoint,
+    write_tensors,
+)
+from nanonet.training.device import Hardware, choose_hardware, shrink_frozen
+from nanonet.training.display import Display, LoggingDisplay, SilentDisplay
+from nanonet.training.engine import (
+    Engine,
+    LogRow,
+    StopRequest,
+    TrainingRows,
+    stop_on_interrupt,
+)
+from nanonet.training.evaluation import predict_logits
+from nanonet.training.inputs import (
+    EncodedTable,
+    TrainingTables,
+    data_warnings,
+    describe_inputs,
+    encode_table,
+    encoding_warnings,
+    label_set_of,
+    text_hashes,
+)
+from nanonet.training.plan import make_plan
+from nanonet.training.run_folder import RunFolder, check_same, weights_sha256
+from nanonet.training.selection import Selection, select_by_accuracy, select_by_agreement
+
+Mode = Literal["new", "resume", "overwrite"]
+SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to step."""
+
+    cohort: Cohort
+    engine: Engine
+    hardware: Hardware
+    tables: dict[str, EncodedTable]
+    truncated: dict[str, int]
+
+
+def train(
+    config: Config,
+    read_data: Callable[[], TrainingTables],
+    out: Path,
+    *,
+    mode: Mode = "new",
+    init: Path | None = None,
+    monitor: TextTable | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Train a cohort and return the summary that ``out`` then holds.
+
+    Settings, backbone and layer maps are checked before ``read_data`` is called, and nothing is
+    written before the data is known to be usable.
+
+    Args:
+        config: everything that shapes the run.
+        read_data: gives the texts.
+        out: the run folder.
+        mode: ``new`` refuses a folder that exists; ``resume`` continues from its newest
+            checkpoint, or starts over if there is none; ``overwrite`` replaces it.
+        init: an earlier run whose trained tensors this run starts from.
+        monitor: labelled texts that are scored at every checkpoint, for a learning curve. They
+            never influence the run.
+        display: where messages and progress go.
+
+    Raises:
+        NanoNetError: see the subclasses.
+        Interrupted: stopped by Ctrl-C after saving a checkpoint.
+    """
+    run = RunFolder(out)
+    shown = display or SilentDisplay()
+    if _is_done(run, mode):
+        shown.say(f"run {out} is finished already")
+        return run.read_summary()
+    make_plan(config, has_unlabeled=True)
+    hardware = _hardware(run, config, mode)
+    torch.set_num_threads(hardware.threads)
+    backbone = load_backbone(config.backbone.name, config.backbone.pooling, hardware.attention)
+    check_length(backbone.encoder, config.data.max_length)
+    cohort = config.cohort
+    layer_maps(cohort.layer_map, backbone.layers, cohort.student_layers, cohort.students)
+
+    tables = read_data()
+    labels = label_set_of(tables.labeled)
+    warnings = data_warnings(tables, labels)
+    tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
+    prepared = _prepare(config, backbone, hardware, tables, labels, tokenizer, init)
+    warnings += encoding_warnings(prepared.tables, config.data.max_length)
+
+    inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
+    if init is not None:
+        inputs["init"] = {
+            "source": str(init),
+            "weights_sha256": RunFolder(init).read_summary()["weights_sha256"],
+        }
+    position = _open(run, mode, config, inputs, prepared)
+    if position is None:
+        position = Position(0, 0.0, {}, 0)
+        _create(run, config, inputs, labels, tokenizer, tables, hardware)
+    log = LoggingDisplay(shown, run.path / "log.txt")
+    for notice in (*prepared.engine.plan.notices, *warnings):
+        log.warn(notice)
+    log.say(_opening(prepared, tables, labels))
+    recorder = _Recorder(run, prepared, log, monitor and encode_table(monitor, labels, tokenizer))
+    stop = StopRequest()
+    log.start(position.step, config.training.steps)
+    try:
+        with stop_on_interrupt(stop):
+            position = prepared.engine.run(position, recorder, stop)
+    finally:
+        log.stop()
+    if stop.reason == "interrupted":
+        raise Interrupted(
+            f"stopped after step {position.step} of {config.training.steps};"
+            f" continue with --resume (run {out})"
+        )
+    return _finish(run, config, prepared, labels, position, stop, log)
+
+
+def _is_done(run: RunFolder, mode: Mode) -> bool:
+    """Return whether there is nothing left to do; refuse a folder that is in the way."""
+    if mode == "new" and run.path.exists() and (run.path.is_file() or any(run.path.iterdir())):
+        raise RunError(
+            f"{run.path} exists: continue it with --resume, replace it with --overwrite, or choose"
+            " another --out"
+        )
+    if run.path.is_file():
+        raise RunError(f"{run.path} is a file: choose another --out")
+    foreign = run.path.exists() and any(run.path.iterdir()) and not run.config_path.is_file()
+    if foreign:
+        raise RunError(f"{run.path} exists and is not a run folder: choose another --out")
+    return mode == "resume" and run.finished
+
+
+def _hardware(run: RunFolder, config: Config, mode: Mode) -> Hardware:
+    """Return the hardware choice: a resumed run keeps its own, or its bits would change."""
+    chosen = choose_hardware(config.training)
+    if mode == "resume" and list_checkpoints(run.checkpoints):
+        saved = run.read_hardware()
+        if (saved.device, saved.precision) != (chosen.device, chosen.precision):
+            raise RunError(
+                f"run {run.path} computed with {saved.describe()}, which this machine would not"
+                f" choose ({chosen.describe()}): set training.device and training.precision, or"
+                " start over with --overwrite"
+            )
+        return saved
+    return chosen
+
+
+def _prepare(
+    config: Config,
+    backbone: Backbone,
+    hardware: Hardware,
+    tables: TrainingTables,
+    labels: LabelSet,
+    tokenizer: TextTokenizer,
+    init: Path | None,
+) -> Prepared:
+    encoded = {
+        name: encode_table(table, None if name == "unlabeled" else labels, tokenizer)
+        for name, table in tables.by_name().items()
+    }
+    cohort = build_cohort(backbone, config.cohort, config.head, len(labels))
+    if init is not None:
+        start_from(cohort, init)
+    if hardware.precision == "bf16":
+        shrink_frozen(cohort)
+    cohort.to(hardware.device)
+    unlabeled = encoded["unlabeled"].encoded.ids if "unlabeled" in encoded else []
+    rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
+    plan = make_plan(config, has_unlabeled=bool(unlabeled))
+    engine = Engine(cohort, plan, rows, config, hardware)
+    truncated = {name: table.encoded.truncated for name, table in encoded.items()}
+    return Prepared(cohort, engine, hardware, encoded, truncated)
+
+
+def start_from(cohort: Cohort, init: Path) -> None:
+    """Put the trained tensors of an earlier run in place.
+
+    Raises:
+        RunError: the run is not finished, or its learners have another shape.
+    """
+    run = RunFolder(init)
+    run.read_summary()
+    try:
+        cohort.load_own_tensors(read_tensors(run.learners))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot start from run {init}: {error}") from None
+
+
+def _open(
+    run: RunFolder, mode: Mode, config: Config, inputs: dict[str, Any], prepared: Prepared
+) -> Position | None:
+    """Return the position to continue from, or None to start over."""
+    if mode != "resume" or not list_checkpoints(run.checkpoints):
+        return None
+    saved, saved_inputs = run.read_config()
+    check_same(saved, config, run.path)
+    for name in sorted(saved_inputs.keys() | inputs.keys()):
+        old, new = saved_inputs.get(name), inputs.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            old, new = old.get("fingerprint", old), new.get("fingerprint", new)
+        if old != new:
+            raise RunError(
+                f"run {run.path} was started on other data ({name} differs): give the same files,"
+                " or start over with --overwrite"
+            )
+    newest = list_checkpoints(run.checkpoints)[-1]
+    position = load_checkpoint(newest, prepared.cohort, prepared.engine.optimizers)
+    run.cut_metrics(position.step)
+    return position
+
+
+def _create(
+    run: RunFolder,
+    config: Config,
+    inputs: dict[str, Any],
+    labels: LabelSet,
+    tokenizer: TextTokenizer,
+    tables: TrainingTables,
+    hardware: Hardware,
+) -> None:
+    if run.path.exists():
+        shutil.rmtree(run.path)
+    run.create()
+    run.write_labels(labels)
+    run.write_environment(hardware)
+    write_text(run.path / "tokenizer.json", tokenizer.to_json())
+    for name, table in tables.by_name().items():
+        if name != "validation":
+            write_bytes(run.seen(name), text_hashes(table.texts).tobytes())
+    run.write_config(config, inputs)
+
+
+def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:
+    counts = ", ".join(f"{len(t.texts)} {name}" for name, t in tables.by_name().items())
+    learners = "; ".join(
+        f"{name} {prepared.cohort[name].trainable_count():,} of"
+        f" {prepared.cohort[name].total_count():,} parameters"
+        for name in prepared.cohort
+    )
+    return (
+        f"texts: {counts}; {len(labels)} classes; training: {learners};"
+        f" computing on {prepared.hardware.describe()}"
+    )
+
+
+class _Recorder:
+    """Writes log rows, checkpoints and evaluations of a run."""
+
+    def __init__(
+        self, run: RunFolder, prepared: Prepared, display: Display, monitor: EncodedTable | None
+    ) -> None:
+        self._run = run
+        self._prepared = prepared
+        self._display = display
+        self._monitor = monitor
+        self.on_step = display.on_step
+
+    def on_log(self, row: LogRow) -> None:
+        """See `engine.Observer`."""
+        self._run.append_metrics({"kind": "training", **to_dict(row)})
+        self._display.on_log(row)
+
+    def on_checkpoint(self, position: Position) -> None:
+        """See `engine.Observer`."""
+        if self._monitor is not None:
+            scores = _accuracies(self._prepared, self._monitor)
+            row = {"kind": "evaluation", "step": position.step, "set": self._monitor.source}
+            self._run.append_metrics({**row, "accuracy": scores})
+        save_checkpoint(
+            self._run.checkpoints, position, self._prepared.cohort, self._prepared.engine.optimizers
+        )
+
+
+def _accuracies(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
+    return {
+        name: accuracy(table.truth, _logits(prepared, name, table).argmax(-1))
+        for name in prepared.cohort
+    }
+
+
+def _logits(prepared: Prepared, learner: str, table: EncodedTable) -> Any:
+    return predict_logits(prepared.cohort[learner], table.encoded.ids, prepared.hardware)
+
+
+def select(prepared: Prepared, seed: int) -> Selection:
+    """Choose the learner to ship; see `selection`."""
+    names = list(prepared.cohort)
+    if names == [TEACHER]:
+        return Selection(TEACHER, "the only learner", 0, {})
+    if "validation" in prepared.tables:
+        table = prepared.tables["validation"]
+        logits = {name: _logits(prepared, name, table) for name in names}
+        return select_by_accuracy(logits, table.truth)
+    if len(prepared.cohort.students) == 1:
+        return Selection(prepared.cohort.students[0], "the only student", 0, {})
+    pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
+    ids = pool.encoded.ids
+    rows = np.random.default_rng((seed, len(ids))).permutation(len(ids))[:SELECTION_ROWS]
+    sample = [ids[i] for i in rows]
+    logits = {
+        name: predict_logits(prepared.cohort[name], sample, prepared.hardware) for name in names
+    }
+    kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
+    return select_by_agreement(logits, f"{len(sample)} {kind} texts")
+
+
+def _finish(
+    run: RunFolder,
+    config: Config,
+    prepared: Prepared,
+    labels: LabelSet,
+    position: Position,
+    stop: StopRequest,
+    display: Display,
+) -> dict[str, Any]:
+    cohort = prepared.cohort
+    selection = select(prepared, config.seed)
+    tensors = cohort.own_tensors()
+    write_tensors(run.learners, tensors)
+    summary = {
+        "task": config.task,
+        "teacher": TEACHER if cohort.has_teacher else None,
+        "students": cohort.students,
+        "selected": selection.selected,
+        "selection": selection.to_dict(),
+        "layer_maps": {name: list(cohort[name].layer_map) for name in cohort},
+        "trainable_parameters": {name: cohort[name].trainable_count() for name in cohort},
+        "total_parameters": {name: cohort[name].total_count() for name in cohort},
+        "weights_sha256": weights_sha256(tensors),
+        "classes": len(labels),
+        "rows": {name: len(table.encoded.ids) for name, table in prepared.tables.items()},
+        "truncated": prepared.truncated,
+        "seed": config.seed,
+        "steps": position.step,
+        "finished": position.step == config.training.steps,
+        "stopped": stop.reason or None,
+        "seconds": round(position.seconds, 3),
+    }
+    write_json(run.path / "summary.json", summary)
+    if stop.reason:
+        display.warn(
+            f"{stop.reason} reached after step {position.step} of {config.training.steps};"
+            " the model so far is complete, --resume continues it"
+        )
+    display.say(
+        f"trained in {position.seconds:.0f} s; selected {selection.selected}"
+        f" ({selection.criterion}; labels used to choose: {selection.labels_used}); run: {run.path}"
+    )
+    return summary
