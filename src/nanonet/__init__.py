@@ -1,1 +1,39 @@
-"""NanoNet: small, fast text models from a handful of labels."""
+"""NanoNet: small, fast text models from a handful of labels.
+
+The names below are loaded when they are first used: importing ``nanonet`` needs neither torch nor
+onnxruntime.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanonet.core.errors import NanoNetError
+    from nanonet.estimators import NanoNetClassifier
+    from nanonet.runtime.predictor import Predictor
+
+__version__ = metadata.version("nanonet")
+__all__ = ["NanoNetClassifier", "NanoNetError", "Predictor", "__version__"]
+
+_HOMES = {
+    "NanoNetClassifier": "nanonet.estimators",
+    "NanoNetError": "nanonet.core.errors",
+    "Predictor": "nanonet.runtime.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nanonet' has no attribute '{name}'")
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if name == "NanoNetClassifier" and not (error.name or "").startswith("nanonet"):
+            from nanonet.core.errors import MissingExtraError
+
+            raise MissingExtraError(f"nanonet.{name}", "train") from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return __all__

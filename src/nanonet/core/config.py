@@ -137,9 +137,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         if name in values:
             made[name] = _convert(values[name], hints[name], prefix + name)
             _check_range(made[name], spec, prefix + name)
-        elif (
-            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        ):
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise ConfigError(f"key '{prefix}{name}' is missing")
     return cls(**made)
 
@@ -222,7 +220,9 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
         key, separator, text = assignment.partition("=")
         parts = key.strip().split(".")
         if not separator or not all(parts):
-            raise ConfigError(f"--set {assignment!r}: write it as key=value, as in training.steps=50")
+            raise ConfigError(
+                f"--set {assignment!r}: write it as key=value, as in training.steps=50"
+            )
         try:
             value = tomllib.loads(f"v = {text}")["v"]
         except (tomllib.TOMLDecodeError, KeyError):
@@ -237,7 +237,9 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with the package."""
     folder = resources.files("nanonet").joinpath("recipes")
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def read_recipe(name: str) -> dict[str, Any]:

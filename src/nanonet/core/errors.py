@@ -9,7 +9,7 @@
     ├── RunError          a run folder that is missing, unfinished or does not fit
     ├── BundleError       a bundle that is missing, altered or of another format
     ├── MissingExtraError a command that needs a package outside the base install
-    └── Interrupted       work that was stopped on request and can be resumed
+    └── InterruptedRunError  work that was stopped on request and can be resumed
 
 The command line prints ``error: <message>`` and exits with ``exit_code``.
 """
@@ -43,7 +43,7 @@ class BundleError(NanoNetError):
     """A bundle is missing, altered or of another format."""
 
 
-class Interrupted(NanoNetError):
+class InterruptedRunError(NanoNetError):
     """Work was stopped on request (Ctrl-C or a time limit) and can be resumed."""
 
     exit_code = 130

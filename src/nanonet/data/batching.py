@@ -35,7 +35,6 @@ class RowStream:
         return out
 
 
-
 @functools.lru_cache(maxsize=4)  # the current pass of each stream, and the one it runs into
 def _order(n: int, seed: int, stream: int, pass_number: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, stream, pass_number)).permutation(n)

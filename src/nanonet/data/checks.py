@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanonet.core.errors import DataError
 from nanonet.tasks.labels import Label, LabelSet, quoted, spot
@@ -105,6 +106,14 @@ def overlap(texts_a: Iterable[str], texts_b: Iterable[str]) -> list[int]:
     """Return the indexes in ``texts_b`` of texts that also occur in ``texts_a``, ascending."""
     known = {normalize_text(text) for text in texts_a}
     return [i for i, text in enumerate(texts_b) if normalize_text(text) in known]
+
+
+def text_hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Return 64-bit hashes of normalised texts, sorted: enough to find a text again, no more."""
+    digests = (
+        hashlib.blake2b(normalize_text(text).encode(), digest_size=8).digest() for text in texts
+    )
+    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8"))
 
 
 def fingerprint(*tables: "TextTable") -> str:

@@ -65,12 +65,15 @@ class _Raw:
     names: list[Any] | None
 
 
-def read_table(source: str | Path, columns: Columns, *, labels: LabelUse) -> TextTable:
+def read_table(
+    source: str | Path, columns: Columns, *, labels: LabelUse, keep_empty: bool = False
+) -> TextTable:
     """Read a table from a file, or from the hub as ``hub:NAME`` or ``hub:NAME:SPLIT``.
 
     ``labels="required"`` wants a label and a text in every row; ``"optional"`` reads the label
     column if there is one; ``"ignored"`` never does. Without ``"required"``, rows with an empty
-    text are left out and counted. Labels that all read as whole numbers come back as ``int``.
+    text are left out and counted, unless ``keep_empty`` asks for every row. Labels that all read
+    as whole numbers come back as ``int``.
 
     Raises ``DataError`` for anything unusable, ``MissingExtraError`` where Parquet or the hub
     needs a package that is not installed.
@@ -80,7 +83,7 @@ def read_table(source: str | Path, columns: Columns, *, labels: LabelUse) -> Tex
         raw = _read_hub(name, columns, labels)
     else:
         raw = _read_file(Path(source), columns, labels)
-    return _checked(name, raw, columns, required=labels == "required")
+    return _checked(name, raw, columns, required=labels == "required", keep_empty=keep_empty)
 
 
 def table_from_lists(
@@ -104,7 +107,9 @@ def table_from_lists(
     return _checked(source, raw, Columns(), required=label_list is not None)
 
 
-def _checked(source: str, raw: _Raw, columns: Columns, *, required: bool) -> TextTable:
+def _checked(
+    source: str, raw: _Raw, columns: Columns, *, required: bool, keep_empty: bool = False
+) -> TextTable:
     """Return the table once every value has been checked."""
     if not raw.texts:
         raise DataError(f"{source} has no rows; give at least one text")
@@ -128,7 +133,7 @@ def _checked(source: str, raw: _Raw, columns: Columns, *, required: bool) -> Tex
     if raw.labels is not None and raw.names is not None:
         named = zip(raw.names, where, strict=True)
         names = [clean_name(name, w, columns.label_name) for name, w in named]
-    left_out = set(empty)
+    left_out = set() if keep_empty else set(empty)
     kept = [i for i in range(len(texts)) if i not in left_out]
     return TextTable(
         source=source,

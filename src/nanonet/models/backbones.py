@@ -36,8 +36,9 @@ class Encoder(nn.Module):
     """
 
     layers: nn.ModuleList
+    config: Any
 
-    def __init__(self, model: nn.Module, layers: nn.ModuleList) -> None:
+    def __init__(self, model: Any, layers: nn.ModuleList) -> None:
         super().__init__()
         self.config = model.config
         self.layers = layers
@@ -85,8 +86,8 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 class BertEncoder(Encoder):
     """BERT and its kin: absolute positions, post-norm layers, a bias on every linear map."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, model.encoder.layer)  # type: ignore[union-attr,arg-type]
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, model.encoder.layer)
         self.embeddings = model.embeddings
         padding = getattr(self.embeddings, "padding_idx", None)
         if padding is not None and self.config.model_type != "bert":
@@ -94,7 +95,7 @@ class BertEncoder(Encoder):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """See `Encoder.embed`."""
-        return self.embeddings(input_ids=input_ids)  # type: ignore[operator,no-any-return]
+        return self.embeddings(input_ids=input_ids)  # type: ignore[no-any-return]
 
     def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """See `Encoder.run_layers`."""
@@ -114,15 +115,15 @@ for _family in ("bert", "roberta", "xlm-roberta", "camembert"):
 class ModernBertEncoder(Encoder):
     """ModernBERT and its kin: rotary positions, pre-norm, local and global layers, no biases."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, model.layers)  # type: ignore[arg-type]
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, model.layers)
         self.embeddings = model.embeddings
         self.rotary = model.rotary_emb
         self.final_norm = model.final_norm
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """See `Encoder.embed`."""
-        return self.embeddings(input_ids=input_ids)  # type: ignore[operator,no-any-return]
+        return self.embeddings(input_ids=input_ids)  # type: ignore[no-any-return]
 
     def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """See `Encoder.run_layers`. A local layer sees ``config.sliding_window`` to each side."""
@@ -135,18 +136,18 @@ class ModernBertEncoder(Encoder):
             "full_attention": additive_mask(real, hidden.dtype),
             "sliding_attention": additive_mask(real & near, hidden.dtype),
         }
-        kinds = {layer.attention_type for layer in self.layers}
-        rotary = {k: self.rotary(hidden, positions[None], k) for k in kinds}  # type: ignore[operator]
+        kinds = {str(layer.attention_type) for layer in self.layers}
+        rotary = {k: self.rotary(hidden, positions[None], k) for k in kinds}
         states = []
         for layer in self.layers:
-            kind = layer.attention_type
+            kind = str(layer.attention_type)
             hidden = layer(hidden, attention_mask=masks[kind], position_embeddings=rotary[kind])
             states.append(hidden)
         return states
 
     def finish(self, hidden: Tensor) -> Tensor:
         """See `Encoder.finish`."""
-        return self.final_norm(hidden)  # type: ignore[operator,no-any-return]
+        return self.final_norm(hidden)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -165,19 +166,19 @@ class Backbone:
         return len(self.encoder.layers)
 
 
-def wrap_model(model: nn.Module, name: str = "the given model") -> Encoder:
+def wrap_model(model: Any, name: str = "the given model") -> Encoder:
     """Return the adapter of a loaded Hugging Face encoder, frozen and in evaluation mode.
 
     Raises:
         BackboneError: no adapter for this family.
     """
-    family = model.config.model_type  # type: ignore[union-attr]
+    family = str(model.config.model_type)
     if family not in ENCODERS:
         raise BackboneError(
             f"backbone {name} is of the family '{family}', which NanoNet has no adapter for"
             f" (there are: {', '.join(ENCODERS)})"
         )
-    encoder = ENCODERS.get(str(family))(model)  # type: ignore[call-arg,arg-type]
+    encoder = ENCODERS.get(family)(model)  # type: ignore[call-arg]
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     return encoder.eval()
@@ -243,7 +244,7 @@ def _check_folder(source: str) -> None:
             )
 
 
-def _load_hugging_face(source: str, attention: str) -> tuple[nn.Module, str]:
+def _load_hugging_face(source: str, attention: str) -> tuple[Any, str]:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -294,7 +295,7 @@ def weights_fingerprint(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.named_parameters()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ Where L is not a multiple of l (the predecessors assert that it is), the i-th of
 the one at ``floor(i * L / l)``, which is what the formulas below give when L is a multiple.
 """
 
+import itertools
 from collections.abc import Callable
 
 from nanonet.core.errors import ConfigError
@@ -32,7 +33,10 @@ def stride(depth: int, layers: int, student: int, students: int) -> LayerMap:
 
 @LAYER_MAPS.register("block")
 def block(depth: int, layers: int, student: int, students: int) -> LayerMap:
-    """Contiguous blocks; PS-NET: the first K//2 students from the front, the others from the back."""
+    """Contiguous blocks; the first K//2 students count from the front, others from the back.
+
+    This is PS-NET's rule.
+    """
     if student < students // 2:
         return _block_at(student * layers, layers)
     return _block_at(depth - (students - student) * layers, layers)
@@ -76,7 +80,7 @@ def layer_maps(
         rule = LAYER_MAPS.get(kind)
         maps = [rule(depth, layers, k, students) for k in range(students)]
     for k, layer_map in enumerate(maps):
-        increasing = all(a < b for a, b in zip(layer_map, layer_map[1:], strict=False))
+        increasing = all(a < b for a, b in itertools.pairwise(layer_map))
         if not layer_map or not increasing or layer_map[0] < 1 or layer_map[-1] > depth:
             raise ConfigError(
                 f"layer map of student {k + 1} is {list(layer_map)}: layers must increase from 1 to"

@@ -98,5 +98,3 @@ def build_objectives(tables: Mapping[str, Mapping[str, Any]], phase: str) -> dic
         if objective.weight > 0.0:
             made[name] = objective
     return made
-
-

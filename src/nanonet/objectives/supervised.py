@@ -40,5 +40,3 @@ class Feedback(Objective):
             for student in step.students
         ]
         return torch.stack(terms).mean()
-
-

@@ -90,7 +90,7 @@ def _check_device(device: str) -> str:
 def _has_bf16(kind: str) -> bool:
     """Return whether the device multiplies bf16 matrices faster than 32-bit ones."""
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if kind == "cpu":
         # Not public in every torch release that we support; without them we stay with 32 bits.
         checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")

@@ -56,9 +56,10 @@ class SilentDisplay:
 
 
 class ConsoleDisplay:
-    """Writes to standard error: live on a terminal, plain lines elsewhere."""
+    """Writes to standard error: live on a terminal, plain lines elsewhere; quiet: warnings only."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
         self._steps = 0
@@ -73,6 +74,8 @@ class ConsoleDisplay:
 
     def say(self, text: str) -> None:
         """See `Display`."""
+        if self._quiet:
+            return
         self._console.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
@@ -82,7 +85,7 @@ class ConsoleDisplay:
     def start(self, step: int, steps: int) -> None:
         """See `Display`."""
         self._steps = steps
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._quiet:
             self._task = self._progress.add_task("training", total=steps, completed=step, rate="")
             self._live = Live(self._progress, console=self._console, refresh_per_second=4)
             self._live.start()
@@ -129,9 +132,7 @@ def _losses_table(row: LogRow) -> Table:
         rate = row.learning_rates.get(
             f"{learner}.encoder", row.learning_rates.get(f"{learner}.head", 0.0)
         )
-        table.add_row(
-            learner, *("" if c is None else f"{c:.4f}" for c in cells), f"{rate:.2e}"
-        )
+        table.add_row(learner, *("" if c is None else f"{c:.4f}" for c in cells), f"{rate:.2e}")
     return table
 
 

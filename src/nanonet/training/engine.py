@@ -193,9 +193,7 @@ class Engine:
                     values[f"{learner}.{name}"] = loss.detach()
         total.backward()  # type: ignore[no-untyped-call]
         for learner in phase.learners:
-            clip_gradients(
-                self.cohort[learner].own_parameters().values(), phase.config.clip_norm
-            )
+            clip_gradients(self.cohort[learner].own_parameters().values(), phase.config.clip_norm)
         optimizer = self.optimizers[phase.name]
         set_learning_rates(optimizer, schedule_factor(phase.config, progress))
         optimizer.step()

@@ -1,7 +1,6 @@
 """From tables of texts to encoded rows: label set, checks, warnings, fingerprints."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.config import DataConfig
-from nanonet.data.checks import check_labeled, fingerprint, normalize_text, overlap
+from nanonet.data.checks import check_labeled, fingerprint, overlap
 from nanonet.data.readers import Columns, TextTable, read_table
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer
@@ -137,11 +136,3 @@ def describe_inputs(tables: TrainingTables) -> dict[str, Any]:
         name: {"source": t.source, "rows": len(t.texts), "fingerprint": fingerprint(t)}
         for name, t in tables.by_name().items()
     }
-
-
-def text_hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
-    """Return 64-bit hashes of normalised texts, sorted: enough to find a text again, no more."""
-    digests = (
-        hashlib.blake2b(normalize_text(text).encode(), digest_size=8).digest() for text in texts
-    )
-    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8"))

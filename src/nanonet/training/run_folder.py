@@ -12,6 +12,7 @@
     checkpoints/           step-NNNNNN/, the newest two
     learners.safetensors   the trained tensors of all learners (at the end)
     summary.json           the outcome (at the end)
+    evaluations.jsonl      what ``nanonet evaluate`` found, one line per data file
 """
 
 import hashlib
@@ -25,6 +26,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanonet.core.config import Config, build, to_dict
@@ -52,6 +55,11 @@ class RunFolder:
     def seen(self, name: str) -> Path:
         """File of the hashes of the texts that training saw under this name."""
         return self.path / f"seen_{name}.bin"
+
+    def read_seen(self, name: str) -> NDArray[np.uint64]:
+        """Return the sorted hashes of the texts that training saw under this name."""
+        path = self.seen(name)
+        return np.fromfile(path, dtype="<u8") if path.is_file() else np.empty(0, dtype=np.uint64)
 
     @property
     def checkpoints(self) -> Path:
@@ -156,6 +164,20 @@ class RunFolder:
         """Whether all steps are done and the outcome is written."""
         path = self.path / "summary.json"
         return path.is_file() and bool(self.read_json("summary.json").get("finished"))
+
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """Return what ``nanonet evaluate`` has found for this run, oldest first."""
+        path = self.path / "evaluations.jsonl"
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def append_evaluation(self, row: Mapping[str, Any]) -> None:
+        """Add what an evaluation found; an earlier one on the same data is replaced."""
+        key = ("source", "fingerprint")
+        kept = [r for r in self.read_evaluations() if any(r[k] != row[k] for k in key)]
+        lines = [json.dumps(r) + "\n" for r in (*kept, row)]
+        write_text(self.path / "evaluations.jsonl", "".join(lines))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""

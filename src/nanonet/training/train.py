@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from nanonet.core.config import Config, to_dict
-from nanonet.core.errors import Interrupted, RunError
+from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import write_bytes, write_json, write_text
+from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, Cohort, build_cohort
@@ -45,7 +46,6 @@ from nanonet.training.inputs import (
     encode_table,
     encoding_warnings,
     label_set_of,
-    text_hashes,
 )
 from nanonet.training.plan import make_plan
 from nanonet.training.run_folder import RunFolder, check_same, weights_sha256
@@ -94,7 +94,7 @@ def train(
 
     Raises:
         NanoNetError: see the subclasses.
-        Interrupted: stopped by Ctrl-C after saving a checkpoint.
+        InterruptedRunError: stopped by Ctrl-C after saving a checkpoint.
     """
     run = RunFolder(out)
     shown = display or SilentDisplay()
@@ -130,7 +130,9 @@ def train(
     for notice in (*prepared.engine.plan.notices, *warnings):
         log.warn(notice)
     log.say(_opening(prepared, tables, labels))
-    recorder = _Recorder(run, prepared, log, monitor and encode_table(monitor, labels, tokenizer))
+    recorder = _Recorder(
+        run, prepared, log, encode_table(monitor, labels, tokenizer) if monitor else None
+    )
     stop = StopRequest()
     log.start(position.step, config.training.steps)
     try:
@@ -139,7 +141,7 @@ def train(
     finally:
         log.stop()
     if stop.reason == "interrupted":
-        raise Interrupted(
+        raise InterruptedRunError(
             f"stopped after step {position.step} of {config.training.steps};"
             f" continue with --resume (run {out})"
         )

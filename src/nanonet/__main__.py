@@ -1,0 +1,5 @@
+"""``python -m nanonet``."""
+
+from nanonet.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""The bundle: the folder that a user ships. Standard library only.
+
+::
+
+    manifest.json    what it is, what it was made from, checksums
+    model.onnx       input_ids, attention_mask (rows, tokens) int64 -> logits (rows, classes)
+    tokenizer.json   for the ``tokenizers`` library, truncation included
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanonet.core.config import build
+from nanonet.core.errors import BundleError, ConfigError
+from nanonet.core.files import sha256_file, write_json
+
+FORMAT = 1
+MANIFEST, MODEL, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes:
+        format: version of the bundle's layout.
+        task: for instance ``classification``.
+        labels: class ``values`` and ``names``, in the order of the logits.
+        max_length: tokens of one text at most.
+        quantization: ``none`` or ``int8``.
+        files: SHA-256 of every other file, by name.
+        learner: which learner it is and its layers.
+        parameters: trainable and total counts.
+        versions: of the packages that made it.
+        data: sources, rows and fingerprints of what the learner saw.
+        metrics: how it was chosen, how it scored, and how well the model matches the original.
+    """
+
+    format: int
+    task: str
+    labels: dict[str, Any]
+    max_length: int
+    quantization: str
+    files: dict[str, str]
+    learner: dict[str, Any]
+    parameters: dict[str, int]
+    versions: dict[str, str]
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder."""
+        write_json(folder / MANIFEST, asdict(self))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return a bundle's manifest after checking every file against its checksum.
+
+    Raises:
+        BundleError: no bundle, a newer format, a missing, truncated or altered file.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(f"bundle {folder} does not exist")
+    if not path.is_file():
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values.get("format") if isinstance(values, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise BundleError(
+                f"bundle {folder} has format {found}, but this NanoNet reads up to {FORMAT}:"
+                " upgrade nanonet"
+            )
+        manifest = build(Manifest, values)
+    except (OSError, ValueError, ConfigError, AttributeError, TypeError) as error:
+        raise BundleError(f"{path} is damaged: {error}") from None
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise BundleError(f"{path} names a file outside the bundle: {name!r}")
+        if not (folder / name).is_file():
+            raise BundleError(f"bundle {folder} lacks {name}: copy the whole folder again")
+        if sha256_file(folder / name) != expected:
+            raise BundleError(
+                f"{folder / name} is not what was exported (checksum differs): copy it again"
+            )
+    for name in (MODEL, TOKENIZER):
+        if name not in manifest.files:
+            raise BundleError(f"{path} is damaged: it gives no checksum of {name}")
+    return manifest

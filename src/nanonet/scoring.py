@@ -1,0 +1,146 @@
+"""Layer 6: scoring a run or a bundle on labelled texts. A bundle is scored without torch."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanonet.core.bundle import MANIFEST
+from nanonet.core.errors import DataError
+from nanonet.data.checks import fingerprint, text_hashes
+from nanonet.data.readers import TextTable
+from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.metrics import accuracy, macro_f1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Attributes:
+        accuracy: of the shipped learner, 0 to 1.
+        macro_f1: of the shipped learner, 0 to 1.
+        examples: rows scored.
+        seconds: of the shipped learner's predictions, tokenization included.
+        learners: accuracy of every learner; empty for a bundle.
+        warnings: what makes the figures doubtful.
+    """
+
+    accuracy: float
+    macro_f1: float
+    examples: int
+    seconds: float
+    learners: dict[str, float]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``nanonet evaluate --json`` prints."""
+        row: dict[str, Any] = {
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "examples": self.examples,
+            "seconds": round(self.seconds, 3),
+        }
+        return row | ({"learners": self.learners} if self.learners else {})
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether a folder is a bundle (a run otherwise)."""
+    return (path / MANIFEST).is_file()
+
+
+def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
+    """Score a bundle on a labelled table.
+
+    Raises:
+        BundleError: see `Predictor.load`.
+        DataError: a label that training never saw.
+    """
+    from nanonet.runtime.predictor import Predictor
+
+    predictor = Predictor.load(path, threads=threads)
+    truth = _truth(table, predictor.labels)
+    start = time.perf_counter()
+    predicted = predictor.predict_logits(table.texts).argmax(-1)
+    return _scores(truth, predicted, time.perf_counter() - start, {}, [])
+
+
+def evaluate_run(path: Path, table: TextTable) -> Scores:
+    """Score all learners of a run on a labelled table, in 32 bits, and note it in the run folder.
+
+    Raises:
+        RunError: not a finished run.
+        BackboneError: its backbone is gone.
+        DataError: a label that training never saw.
+    """
+    from nanonet.export import load_cohort
+    from nanonet.tasks.tokenization import TextTokenizer
+    from nanonet.training.device import Hardware, usable_cores
+    from nanonet.training.evaluation import predict_logits
+    from nanonet.training.run_folder import RunFolder
+
+    run = RunFolder(path)
+    summary = run.read_summary()
+    config, _ = run.read_config()
+    truth = _truth(table, run.read_labels())
+    cohort = load_cohort(run)
+    json = (path / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = TextTokenizer(json, config.data.max_length)
+    hardware = Hardware("cpu", "fp32", "eager", usable_cores())
+
+    start = time.perf_counter()
+    ids = tokenizer.encode(table.texts).ids
+    tokenizing = time.perf_counter() - start
+    predicted: dict[str, NDArray[np.int64]] = {}
+    seconds: dict[str, float] = {}
+    for name in cohort:
+        start = time.perf_counter()
+        predicted[name] = predict_logits(cohort[name], ids, hardware).argmax(-1)
+        seconds[name] = tokenizing + time.perf_counter() - start
+    selected = str(summary["selected"])
+    learners = {name: accuracy(truth, p) for name, p in predicted.items()}
+    warnings = _leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
+    scores = _scores(truth, predicted[selected], seconds[selected], learners, warnings)
+    row = {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
+    run.append_evaluation(row | scores.to_json())
+    return scores
+
+
+def _truth(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
+    if table.labels is None:
+        raise DataError(f"{table.source} has no labels to compare with")
+    return labels.encode(table.labels, table.source, table.rows)
+
+
+def _scores(
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    seconds: float,
+    learners: dict[str, float],
+    warnings: list[str],
+) -> Scores:
+    return Scores(
+        accuracy(truth, predicted),
+        macro_f1(truth, predicted),
+        len(truth),
+        seconds,
+        learners,
+        warnings,
+    )
+
+
+def _leaks(table: TextTable, seen: dict[str, NDArray[np.uint64]]) -> list[str]:
+    """Return a warning for each training file that holds texts of this table."""
+    warnings = []
+    hashes = text_hashes(table.texts)
+    for name, known in seen.items():
+        if shared := int(np.isin(hashes, known).sum()):
+            kind = "labelled" if name == "labeled" else "unlabelled"
+            warnings.append(
+                f"{shared} of {len(table.texts)} texts of {table.source} were among the {kind}"
+                " training texts: the figures are too good"
+            )
+    return warnings
