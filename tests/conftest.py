@@ -1,4 +1,4 @@
-"""Shared fixtures: small random encoders built in memory, and the shared data sets where present."""
+"""Shared fixtures: small random encoders, and the shared data sets where present."""
 
 import os
 from pathlib import Path
@@ -16,3 +16,79 @@ def shared_datasets() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared data sets are not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT (4 layers, 32 wide, 64 positions) with a word-level tokenizer."""
+    from tiny import bert_config, save_folder
+
+    return save_folder(bert_config(), tmp_path_factory.mktemp("tiny_bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_modernbert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ModernBERT (6 layers, 32 wide, window 4 to each side, global layers 1 and 4)."""
+    from tiny import modernbert_config, save_folder
+
+    return save_folder(modernbert_config(), tmp_path_factory.mktemp("tiny_modernbert"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tests share the machine; and tiny matrices are slower on many threads."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of labeled.csv, unlabeled.csv, test.csv and all.csv: three classes with names."""
+    from tiny import make_texts
+
+    from nanonet.data.writers import write_table
+
+    folder = tmp_path_factory.mktemp("corpus")
+    texts, labels = make_texts(40)
+    names = [["fruit", "metal", "water"][label] for label in labels]
+    for name, rows in (
+        ("labeled", slice(0, 30)),
+        ("test", slice(90, 120)),
+        ("all", slice(0, 120)),
+    ):
+        columns = {"text": texts[rows], "label": labels[rows], "label_name": names[rows]}
+        write_table(folder / f"{name}.csv", columns)
+    write_table(folder / "unlabeled.csv", {"text": texts[30:90]})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_arguments(corpus: Path, tiny_bert_folder: Path) -> list[object]:
+    """Arguments of ``nanonet train`` for a run of about a second, without --out."""
+    from runs import FAST
+
+    files = ["--labeled", corpus / "labeled.csv", "--unlabeled", corpus / "unlabeled.csv"]
+    return ["train", *files, "--backbone", tiny_bert_folder, *FAST]
+
+
+@pytest.fixture(scope="session")
+def run_folder(train_arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, made by the command line. Read only."""
+    from runs import succeed
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    succeed(*train_arguments, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def bundle(run_folder: Path) -> Path:
+    """The bundle of `run_folder`, made by the command line. Read only."""
+    from runs import succeed
+
+    out = run_folder.parent / "bundle"
+    succeed("export", run_folder, "--out", out)
+    return out

@@ -1,6 +1,7 @@
 """Layer 7: the command line. Commands import what they need when they run."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,7 @@ def cli() -> None:
 @click.option("--labeled", metavar="FILE", help="Texts with labels.")
 @click.option("--unlabeled", metavar="FILE", help="Texts; labels in it are ignored.")
 @click.option("--validation", metavar="FILE", help="Texts with labels to choose a student by.")
-@click.option(
-    "--task", type=click.Choice(["classification"]), default="classification", show_default=True
-)
+@click.option("--task", type=click.Choice(["classification"]), help="[default: classification]")
 @click.option(
     "--recipe",
     default=None,
@@ -71,7 +70,7 @@ def train(
     labeled: str | None,
     unlabeled: str | None,
     validation: str | None,
-    task: str,
+    task: str | None,
     recipe: str | None,
     backbone: str | None,
     settings: tuple[str, ...],
@@ -94,7 +93,7 @@ def train(
     run_path = Path(out)
     over = parse_set(settings)
     flags: dict[str, dict[str, Any]] = {
-        "task": {"task": task},
+        "task": {} if task is None else {"task": task},
         "seed": {} if seed is None else {"seed": seed},
         "backbone": {} if backbone is None else {"backbone": {"name": backbone}},
         "minutes": {} if max_minutes is None else {"training": {"max_minutes": max_minutes}},
@@ -105,9 +104,11 @@ def train(
     train_module = _need("nanonet.training.train", "nanonet train")
     inputs = _need("nanonet.training.inputs", "nanonet train")
     display = _need("nanonet.training.display", "nanonet train")
-    config = make_config(recipe or str(over.get("recipe", "nanonet")), over)
     if labeled is None and resume:
-        labeled, unlabeled, validation, config = _saved(run_path, config, recipe, over)
+        config, (labeled, unlabeled, validation, saved_init) = _saved(run_path, recipe, over)
+        init = init or saved_init
+    else:
+        config = make_config(recipe or str(over.get("recipe", "nanonet")), over)
     if labeled is None:
         raise ConfigError("--labeled FILE is missing: training needs texts with labels")
     files = (labeled, unlabeled, validation)
@@ -122,16 +123,16 @@ def train(
 
 
 def _saved(
-    run_path: Path, config: Config, recipe: str | None, over: dict[str, Any]
-) -> tuple[str | None, str | None, str | None, Config]:
-    """Return files and configuration that a run was started with, for --resume on its own."""
+    run_path: Path, recipe: str | None, over: dict[str, Any]
+) -> tuple[Config, list[str | None]]:
+    """Return configuration and sources that a run was started with, for --resume on its own."""
     from nanonet.core.config import to_dict
     from nanonet.training.run_folder import RunFolder
 
     saved, inputs = RunFolder(run_path).read_config()
     asked = merge(to_dict(saved), over) | ({"recipe": recipe} if recipe else {})
-    sources = [inputs.get(k, {}).get("source") for k in ("labeled", "unlabeled", "validation")]
-    return sources[0], sources[1], sources[2], build(Config, asked)
+    kinds = ("labeled", "unlabeled", "validation", "init")
+    return build(Config, asked), [inputs.get(kind, {}).get("source") for kind in kinds]
 
 
 @cli.command()
@@ -147,6 +148,8 @@ def evaluate(run_or_bundle: str, data: str, as_json: bool, settings: tuple[str, 
     table = _read(data, settings, labels="required")
     if scoring.is_bundle(path):
         scores = scoring.evaluate_bundle(path, table)
+    elif not (path / "config.toml").is_file():
+        raise DataError(f"{path} is neither a run folder nor a bundle")
     else:
         _need("nanonet.training.train", "scoring a run")
         scores = scoring.evaluate_run(path, table)
@@ -223,6 +226,10 @@ def predict(
         )
     if output is not None and source is None:
         raise ConfigError("--output goes with --input")
+    if settings and source is None:
+        raise ConfigError("--set names columns: it goes with --input")
+    if output is not None and not Path(output).parent.is_dir():
+        raise DataError(f"cannot write {output}: folder {Path(output).parent} does not exist")
     predictor = Predictor.load(bundle, threads=threads)
     if source is not None:
         rows = _read(source, settings, labels="ignored", keep_empty=True).texts
@@ -243,7 +250,7 @@ def predict(
         for values in zip(*columns.values(), strict=True):
             click.echo(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False))
     else:
-        for _, (text, _, name, probability) in enumerate(zip(*columns.values(), strict=True)):
+        for text, _, name, probability in zip(*columns.values(), strict=True):
             click.echo(f"{name}\t{probability:.3f}\t{text}")
 
 
@@ -365,15 +372,22 @@ def _existing_folder(path: str) -> Path:
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="nanonet", standalone_mode=False)
     except NanoNetError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        advice = f" (see {context.command_path} --help)" if context else ""
+        click.echo(f"error: {error.format_message()}{advice}", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("error: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
+        # The reader is gone. Python would flush what is left when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

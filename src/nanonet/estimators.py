@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from nanonet.core.config import make_config, merge
-from nanonet.core.errors import BundleError, DataError
+from nanonet.core.errors import BundleError, DataError, MissingExtraError
 from nanonet.data.readers import TextTable, table_from_lists
 from nanonet.runtime.predictor import Predictor
 
@@ -36,12 +36,12 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         steps: training steps; None: as the recipe says.
         settings: further settings by full key, such as ``{"cohort.students": 3}``.
         quantize: ``none`` or ``int8``.
-        random_state: the seed.
+        random_state: the seed; None or a generator: one is drawn from it.
         run_dir: where to keep the run folder; None: a temporary one, deleted after fitting.
         verbose: show progress.
 
     Attributes:
-        classes_: class labels as given in ``y``, (C,).
+        classes_: class labels as given in ``y``, sorted, (C,).
         summary_: the run's summary.
         predictor_: the bundle at work.
     """
@@ -53,7 +53,7 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
         quantize: Literal["none", "int8"] = "none",
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         run_dir: str | Path | None = None,
         verbose: bool = False,
     ) -> None:
@@ -84,10 +84,13 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             NanoNetError: settings, texts or labels that cannot be used.
         """
-        from nanonet.export import export
-        from nanonet.training.display import ConsoleDisplay
-        from nanonet.training.inputs import TrainingTables
-        from nanonet.training.train import train
+        try:
+            from nanonet.export import export
+            from nanonet.training.display import ConsoleDisplay
+            from nanonet.training.inputs import TrainingTables
+            from nanonet.training.train import train
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("NanoNetClassifier.fit", "train") from error
 
         labeled, free = _tables(X, y, unlabeled)
         held_out = table_from_lists(*validation, "validation") if validation else None
@@ -104,11 +107,13 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             export(run, bundle, quantize=self.quantize)
             self._use(bundle)
+        if any(isinstance(label, str) for label in y):
+            self._set_classes([str(value) for value in self.predictor_.labels.values])
         return self
 
     def _overrides(self) -> dict[str, Any]:
         over: dict[str, Any] = {
-            "seed": int(self.random_state),
+            "seed": self._seed(),
             "backbone": {"name": self.backbone},
         }
         if self.steps is not None:
@@ -120,11 +125,36 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             over = merge(over, table)
         return over
 
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
     def _use(self, bundle: Path) -> None:
         """Take a bundle into memory."""
         self.predictor_ = Predictor.load(bundle)
         self._files = {f.name: f.read_bytes() for f in bundle.iterdir() if f.is_file()}
-        self.classes_ = np.asarray(self.predictor_.labels.values)
+        self._set_classes(self.predictor_.labels.values)
+
+    def _set_classes(self, values: Sequence[Any]) -> None:
+        """Sort the classes: as text, "10" comes before "9"."""
+        self._order = np.argsort(values)
+        self.classes_ = np.asarray(values)[self._order]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the session, which cannot be pickled."""
+        return {k: v for k, v in super().__getstate__().items() if k != "predictor_"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_files" in state:
+            with tempfile.TemporaryDirectory(prefix="nanonet-") as folder:
+                self._write(Path(folder))
+                self.predictor_ = Predictor.load(folder)
+
+    def _write(self, folder: Path) -> None:
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
 
     def predict(self, X: Sequence[str]) -> NDArray[Any]:  # noqa: N803
         """Return the label of each text, (n,)."""
@@ -138,8 +168,7 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
         check_is_fitted(self, "predictor_")
-        table = texts if isinstance(texts, str) else list(texts)
-        return self.predictor_.predict_proba(table)
+        return self.predictor_.predict_proba(texts)[:, self._order]
 
     def save(self, path: str | Path) -> None:
         """Write the bundle: a folder for `load`, for `Predictor` and for the command line.
@@ -154,14 +183,15 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise BundleError(f"{path} exists: choose another folder")
         try:
             with new_folder(Path(path)) as folder:
-                for name, content in self._files.items():
-                    (folder / name).write_bytes(content)
+                self._write(folder)
         except OSError as error:
             raise BundleError(f"{path} cannot be written: {error.strerror or error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> "NanoNetClassifier":
         """Return a fitted classifier from a bundle.
+
+        A bundle keeps labels such as ``"3"`` as numbers, so they come back as numbers.
 
         Raises:
             BundleError: see `Predictor.load`.
@@ -182,13 +212,13 @@ def _tables(
     texts: Sequence[str], labels: Sequence[Any], unlabeled: Sequence[str] | None
 ) -> tuple[TextTable, TextTable | None]:
     """Part rows labelled -1 from the others."""
+    for name, given in (("X", texts), ("unlabeled", unlabeled)):
+        if isinstance(given, str):
+            raise DataError(f"{name} is one text: put it in a list")
     all_texts, all_labels = list(texts), list(labels)
     if len(all_texts) != len(all_labels):
         raise DataError(f"{len(all_texts)} texts but {len(all_labels)} labels: give one per text")
-    marked = [
-        isinstance(y, int | np.integer) and not isinstance(y, bool) and y == UNLABELED
-        for y in all_labels
-    ]
+    marked = [not isinstance(y, str) and bool(y == UNLABELED) for y in all_labels]
     pairs = list(zip(all_texts, all_labels, marked, strict=True))
     free = [t for t, _, m in pairs if m] + list(unlabeled if unlabeled is not None else [])
     table = table_from_lists(

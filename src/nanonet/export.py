@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from nanonet.core.bundle import FORMAT, MODEL, TOKENIZER, Manifest
+from nanonet.core.bundle import FORMAT, MANIFEST, MODEL, TOKENIZER, Manifest
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
 from nanonet.models.backbones import load_backbone
@@ -64,8 +64,7 @@ def export(
     """
     run = RunFolder(run_path)
     summary = run.read_summary()
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists: choose another --out, or give --overwrite")
+    _check_free(out, overwrite)
     cohort = load_cohort(run)
     name = str(summary["selected"])
     config, inputs = run.read_config()
@@ -80,7 +79,7 @@ def export(
                 "evaluations": run.read_evaluations(),
             }
             if quantize == "int8":
-                metrics["largest_difference_of_int8"] = quantize_int8(onnx_path)
+                metrics["largest_difference_of_int8"] = quantize_int8(learner, onnx_path)
             (folder / TOKENIZER).write_bytes((run.path / "tokenizer.json").read_bytes())
             manifest = Manifest(
                 format=FORMAT,
@@ -107,6 +106,16 @@ def export(
     except OSError as error:
         raise BundleError(f"bundle {out} cannot be written: {error.strerror or error}") from None
     return manifest
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but, if asked to, a bundle."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise BundleError(f"{out} exists and is not a bundle: choose another --out")
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists: choose another --out, or give --overwrite")
 
 
 @contextmanager
@@ -150,17 +159,16 @@ def check_parity(learner: Learner, path: Path) -> float:
     Raises:
         BundleError: it exceeds `PARITY_LIMIT`.
     """
-    worst = 0.0
-    vocabulary = int(learner.encoder.config.vocab_size)
+    differences = []
     rng = np.random.default_rng(0)
     session = _session(path)
     for rows, tokens in PARITY_SHAPES:
-        tokens = min(tokens, learner.encoder.max_length)
-        feed = _random_feed(rng, rows, tokens, vocabulary)
+        feed = _random_feed(rng, rows, tokens, learner)
         with torch.inference_mode():
             expected = learner(*(torch.from_numpy(a) for a in feed.values())).numpy()
-        worst = max(worst, float(np.abs(session.run(None, feed)[0] - expected).max()))
-    if worst > PARITY_LIMIT:
+        differences.append(np.abs(session.run(None, feed)[0] - expected).max())
+    worst = float(np.max(differences))  # unlike Python's max, it does not lose a NaN
+    if not worst <= PARITY_LIMIT:
         raise BundleError(
             f"the ONNX model differs from torch's by {worst:.1e} (at most {PARITY_LIMIT:.0e} is"
             " accepted); nothing was written. Please report this with the versions you use"
@@ -168,8 +176,8 @@ def check_parity(learner: Learner, path: Path) -> float:
     return worst
 
 
-def quantize_int8(path: Path) -> float:
-    """Replace an ONNX model by its dynamically quantized form.
+def quantize_int8(learner: Learner, path: Path) -> float:
+    """Replace a learner's ONNX model by its dynamically quantized form.
 
     Weights are held in 8 bits; activations are quantized as they come.
 
@@ -191,14 +199,19 @@ def quantize_int8(path: Path) -> float:
             root.setLevel(level)
         path.write_bytes(small.read_bytes())
     after = _session(path)
-    feed = _random_feed(rng, 7, 48, 1000)
+    feed = _random_feed(rng, 7, 48, learner)
     return float(np.abs(after.run(None, feed)[0] - before.run(None, feed)[0]).max())
 
 
 def _random_feed(
-    rng: np.random.Generator, rows: int, tokens: int, vocabulary: int
+    rng: np.random.Generator, rows: int, tokens: int, learner: Learner
 ) -> dict[str, Any]:
-    """Return random ids and masks of random row lengths, at least one token each."""
+    """Return random ids and masks of random row lengths, at least one token each.
+
+    There are no more tokens than the learner has positions for.
+    """
+    vocabulary = int(learner.encoder.config.vocab_size)
+    tokens = min(tokens, learner.encoder.max_length)
     lengths = rng.integers(1, tokens + 1, size=(rows, 1))
     return {
         "input_ids": rng.integers(0, vocabulary, size=(rows, tokens)),

@@ -6,6 +6,7 @@ range are refused with the full key in the message, before any data loads.
 """
 
 import dataclasses
+import math
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -143,6 +144,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def _check_range(value: Any, spec: "dataclasses.Field[Any]", key: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"key '{key}' is {value}, but must be a finite number")
     low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
     if low is not None and value < low:
         raise ConfigError(f"key '{key}' is {value}, but must be at least {low}")
@@ -224,8 +227,9 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
                 f"--set {assignment!r}: write it as key=value, as in training.steps=50"
             )
         try:
-            value = tomllib.loads(f"v = {text}")["v"]
-        except (tomllib.TOMLDecodeError, KeyError):
+            read = tomllib.loads(f"v = {text}")
+            value = read["v"] if len(read) == 1 else text
+        except tomllib.TOMLDecodeError:
             value = text
         table: dict[str, Any] = {parts[-1]: value}
         for part in reversed(parts[:-1]):
@@ -252,7 +256,10 @@ def read_recipe(name: str) -> dict[str, Any]:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"recipe file {name} does not exist")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"recipe file {name} cannot be read: {error}") from None
     else:
         if name not in recipe_names():
             hint = did_you_mean(name, recipe_names())
@@ -273,17 +280,24 @@ def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: see `build` and `read_recipe`.
     """
-    values = merge(read_recipe(recipe), overrides)
+    tables = read_recipe(recipe)
+    if overrides.get("recipe", recipe) != recipe:
+        raise ConfigError(f"key 'recipe' is {overrides['recipe']!r}, but recipe '{recipe}' is used")
+    values = merge(tables, overrides)
     values["recipe"] = recipe
-    unknown = set(overrides.get("phases", {})) - set(read_recipe(recipe).get("phases", {}))
-    for name in sorted(unknown):
-        if "learners" not in overrides["phases"][name]:
-            known = list(read_recipe(recipe).get("phases", {}))
+    known, phases = tables.get("phases", {}), overrides.get("phases", {})
+    added = {n: p for n, p in phases.items() if n not in known} if _is_table(phases) else {}
+    for name, phase in added.items():
+        if _is_table(phase) and "learners" not in phase:
             raise ConfigError(
                 f"unknown phase 'phases.{name}'{did_you_mean(name, known)}"
                 f" (recipe {recipe} has: {', '.join(known)})"
             )
     return build(Config, values)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

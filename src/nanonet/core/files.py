@@ -1,6 +1,7 @@
 """Writing files so that a reader never meets half of one: temporary name, flush, rename."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -48,8 +49,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     A folder that stands at ``path`` is replaced. If the block raises, nothing is left behind.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or ``path`` is a file.
     """
+    if path.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
@@ -58,8 +61,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = temporary.with_suffix(".old")
             path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.rename(path)
     except BaseException:

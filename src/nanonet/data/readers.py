@@ -8,6 +8,7 @@ unlabelled texts, and those are counted.
 import csv
 import gzip
 import json
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -371,6 +372,8 @@ def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
         import datasets
     except ImportError as error:
         raise MissingExtraError("hub datasets", "train") from error
+    # It tells of every attempt to reach the hub, several lines each; the error says enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     dataset_name, _, split = name.removeprefix(_HUB).partition(":")
     if not dataset_name:
         raise DataError(f"{name}: no dataset is named; write {_HUB}NAME or {_HUB}NAME:SPLIT")

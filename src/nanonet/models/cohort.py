@@ -66,9 +66,15 @@ class Learner(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits (B, C) of token ids and mask (B, T): what is exported."""
         states = self.encoder.run_layers(self.encoder.embed(input_ids), attention_mask)
-        return self.head(  # type: ignore[no-any-return]
-            pool(self.encoder.finish(states[-1]), attention_mask, self.pooling)
-        )
+        return self._classify(pool(self.encoder.finish(states[-1]), attention_mask, self.pooling))
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        """Return logits in 32 bits, under autocast too: differences between classes are small."""
+        kind = pooled.device.type
+        if torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self.head(pooled)  # type: ignore[no-any-return]
+        return self.head(pooled)  # type: ignore[no-any-return]
 
     def read(
         self,
@@ -95,11 +101,11 @@ class Learner(nn.Module):
                 hidden_states.append([s[real] for s in (embedded, *states)])
         vectors = torch.cat(pooled)[torch.cat([chunk.rows for chunk in chunks]).argsort()]
         if not keep_hidden_states:
-            return LearnerOutput(self.head(vectors), vectors, ())
+            return LearnerOutput(self._classify(vectors), vectors, ())
         order = torch.cat([c.rows[c.attention_mask.nonzero()[:, 0]] for c in chunks])
         order = order.argsort(stable=True)  # stable: the tokens of a row stay in order
         packed = tuple(torch.cat(layer)[order] for layer in zip(*hidden_states, strict=True))
-        return LearnerOutput(self.head(vectors), vectors, packed)
+        return LearnerOutput(self._classify(vectors), vectors, packed)
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that this learner trains, by name: its delta."""
@@ -146,7 +152,7 @@ class Cohort(nn.Module):
         }
 
     def load_own_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put trained tensors in place.
+        """Put trained tensors in place; all of them or none.
 
         Raises:
             ValueError: names or shapes differ from this cohort's.
@@ -160,6 +166,7 @@ class Cohort(nn.Module):
                 raise ValueError(
                     f"{name} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} is needed"
                 )
+        for name, tensor in tensors.items():
             own[name].copy_(tensor)
 
 

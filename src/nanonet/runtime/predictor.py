@@ -60,7 +60,8 @@ class Predictor:
                 str(folder / MODEL), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
-            raise BundleError(f"bundle {folder} cannot be loaded: {error}") from None
+            reason = " ".join(str(error).split())
+            raise BundleError(f"bundle {folder} cannot be loaded: {reason}") from None
         classes = session.get_outputs()[0].shape[-1]
         if classes != len(labels):
             raise BundleError(
@@ -87,15 +88,28 @@ class Predictor:
         """
         if isinstance(texts, str):
             raise DataError("texts must be a list of texts, not one text: put it in a list")
+        texts = list(texts)
         logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             block = texts[start : start + TEXTS_AT_ONCE]
             for i, text in enumerate(block):
-                if not isinstance(text, str):
-                    raise DataError(f"text {start + i} is not text but {type(text).__name__}")
+                _check_text(text, start + i)
             ids = self._tokenizer.encode(block).ids
             for rows in length_chunks([len(r) for r in ids], MAX_PADDING, TOKENS_PER_CHUNK):
                 input_ids, mask = pad([ids[i] for i in rows])
                 feed = {"input_ids": input_ids, "attention_mask": mask}
                 logits[start + rows] = self._session.run(["logits"], feed)[0]
         return logits
+
+
+def _check_text(text: object, position: int) -> None:
+    """Refuse what the tokenizer cannot take."""
+    if not isinstance(text, str):
+        raise DataError(f"text {position} is not text but {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"text {position} holds half of a surrogate pair, which is no character (bytes that"
+            " are not UTF-8?): remove it"
+        ) from None

@@ -74,7 +74,8 @@ def save_checkpoint(
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints, oldest first."""
-    return sorted(folder.glob("step-*[0-9]"))
+    found = [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[5:]))  # by number: 999999 < 1000000
 
 
 def load_checkpoint(
@@ -93,8 +94,11 @@ def load_checkpoint(
             state_dict["state"] = _states_of(phase, states)
             optimizer.load_state_dict(state_dict)
         return Position(**json.loads((path / "position.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
-        raise RunError(f"checkpoint {path} cannot be used: {error}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"checkpoint {path} cannot be used: {error}; delete it to continue from the one"
+            " before, if there is one"
+        ) from None
 
 
 def _states_of(phase: str, states: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
@@ -121,6 +125,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         OSError: the file cannot be read.
-        safetensors.SafetensorError: it is damaged.
+        ValueError: it is damaged.
     """
-    return safetensors.torch.load(path.read_bytes())
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged: {error}") from None

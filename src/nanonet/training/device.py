@@ -72,7 +72,7 @@ def usable_cores() -> int:
 
 def _check_device(device: str) -> str:
     try:
-        kind = torch.device(device).type
+        asked = torch.device(device)
     except RuntimeError:
         raise ConfigError(
             f"unknown device '{device}' (there are: auto, cpu, cuda, cuda:N, mps)"
@@ -82,7 +82,9 @@ def _check_device(device: str) -> str:
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not available.get(kind, False):
+    kind = asked.type
+    missing = kind == "cuda" and (asked.index or 0) >= torch.cuda.device_count()
+    if missing or not available.get(kind, False):
         raise ConfigError(f"device '{device}' is not available here: use --device cpu or auto")
     return kind
 

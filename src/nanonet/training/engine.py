@@ -1,9 +1,10 @@
 """The loop. One backward pass per phase serves all its learners (see `objectives.base`)."""
 
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nanonet.core.config import Config
+from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
 from nanonet.models.cohort import Cohort
 from nanonet.tasks.tokenization import Ids
@@ -86,7 +88,7 @@ class StopRequest:
 
     def check_clock(self, seconds: float, max_minutes: float) -> None:
         """Ask to stop when the time limit is reached (0: no limit)."""
-        if max_minutes > 0.0 and seconds >= 60.0 * max_minutes:
+        if not self.reason and max_minutes > 0.0 and seconds >= 60.0 * max_minutes:
             self.reason = "time limit"
 
 
@@ -153,17 +155,19 @@ class Engine:
             losses: dict[str, float] = {}
             for phase in self.plan.phases:
                 losses |= self._run_phase(phase, batch, step)
+            _check_finite(losses, step + 1)
 
             sums = {k: position.sums.get(k, 0.0) + v for k, v in losses.items()}
             seconds = position.seconds + window.lap(batch.tokens)
             position = Position(step + 1, seconds, sums, position.sum_steps + 1)
             observer.on_step(position.step)
             stop.check_clock(position.seconds, training.max_minutes)
-            last = position.step == training.steps or bool(stop.reason)
+            last = position.step == training.steps
+            # A stop completes no log row: the sums travel on, so that a resumed run logs the same.
             if last or position.step % training.log_every == 0:
                 observer.on_log(self._log_row(position, window.rate()))
                 position = replace(position, sums={}, sum_steps=0)
-            if last or position.step % training.checkpoint_every == 0:
+            if last or stop.reason or position.step % training.checkpoint_every == 0:
                 observer.on_checkpoint(position)
                 window.restart()  # what observers do is not training time
         self.cohort.eval()
@@ -235,5 +239,21 @@ class _Window:
         return rate
 
 
+def _check_finite(losses: Mapping[str, float], step: int) -> None:
+    """Stop a run that has diverged before it overwrites a good checkpoint.
+
+    Raises:
+        RunError: a loss is infinite or not a number.
+    """
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise RunError(
+                f"training diverged: the loss {name} is {value} at step {step}; lower the learning"
+                " rates and start over"
+            )
+
+
 def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+    # The last number keeps it apart from the seeds of the views: SeedSequence pads with zeros.
+    words = np.random.SeedSequence((seed, step, 2**31))
+    return int(words.generate_state(1, np.uint64)[0] >> 1)

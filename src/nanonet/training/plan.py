@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nanonet.core.config import CohortConfig, Config, PhaseConfig
 from nanonet.core.errors import ConfigError
 from nanonet.models.cohort import TEACHER
+from nanonet.models.peft import PEFT
 from nanonet.objectives import OBJECTIVES, Objective
 from nanonet.objectives.base import Stream, build_objectives
 
@@ -54,9 +55,14 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
     Without unlabelled text, objectives that read it are left out, which is noted.
 
     Raises:
-        ConfigError: an objective lacks the teacher or the peers that it needs, or nobody learns.
+        ConfigError: an objective lacks the teacher or the peers that it needs, nobody learns, or
+            there is no such PEFT method.
     """
     names = learner_names(config.cohort)
+    if not names:
+        raise ConfigError("cohort.students is 0 and cohort.teacher is false: nobody would learn")
+    for method in (config.cohort.teacher_peft, config.cohort.student_peft):
+        PEFT.get(method)
     phases, notices = [], []
     for name, phase in config.phases.items():
         learners = tuple(

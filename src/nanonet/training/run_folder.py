@@ -49,7 +49,7 @@ class RunFolder:
 
     @property
     def config_path(self) -> Path:
-        """File of configuration and inputs; a folder that has it is a run folder."""
+        """File of configuration and inputs."""
         return self.path / "config.toml"
 
     def seen(self, name: str) -> Path:
@@ -75,6 +75,18 @@ class RunFolder:
     def learners(self) -> Path:
         """File of all trained tensors."""
         return self.path / "learners.safetensors"
+
+    @property
+    def recognized(self) -> bool:
+        """Whether the folder is a run folder, and not someone's with a ``config.toml`` of its own.
+
+        Only such a folder may be replaced.
+        """
+        try:
+            values = tomllib.loads(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+            return False
+        return all(isinstance(values.get(key), dict) for key in ("inputs", "backbone", "cohort"))
 
     def create(self) -> None:
         """Make the folder.

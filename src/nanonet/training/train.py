@@ -1,7 +1,8 @@
 """`train`: from tables of texts to a finished run folder."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +116,7 @@ def train(
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
     prepared = _prepare(config, backbone, hardware, tables, labels, tokenizer, init)
     warnings += encoding_warnings(prepared.tables, config.data.max_length)
+    watched = encode_table(monitor, labels, tokenizer) if monitor else None
 
     inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
     if init is not None:
@@ -122,30 +124,43 @@ def train(
             "source": str(init),
             "weights_sha256": RunFolder(init).read_summary()["weights_sha256"],
         }
-    position = _open(run, mode, config, inputs, prepared)
-    if position is None:
-        position = Position(0, 0.0, {}, 0)
-        _create(run, config, inputs, labels, tokenizer, tables, hardware)
-    log = LoggingDisplay(shown, run.path / "log.txt")
-    for notice in (*prepared.engine.plan.notices, *warnings):
-        log.warn(notice)
-    log.say(_opening(prepared, tables, labels))
-    recorder = _Recorder(
-        run, prepared, log, encode_table(monitor, labels, tokenizer) if monitor else None
-    )
-    stop = StopRequest()
-    log.start(position.step, config.training.steps)
+    with _writing(run):
+        position = _open(run, mode, config, inputs, prepared)
+        if position is None:
+            position = Position(0, 0.0, {}, 0)
+            _create(run, config, inputs, labels, tokenizer, tables, hardware)
+        log = LoggingDisplay(shown, run.path / "log.txt")
+        for notice in (*prepared.engine.plan.notices, *warnings):
+            log.warn(notice)
+        log.say(_opening(prepared, tables, labels))
+        recorder = _Recorder(run, prepared, log, watched)
+        stop = StopRequest()
+        log.start(position.step, config.training.steps)
+        try:
+            with stop_on_interrupt(stop):
+                position = prepared.engine.run(position, recorder, stop)
+        finally:
+            log.stop()
+        if stop.reason == "interrupted":
+            raise InterruptedRunError(
+                f"stopped after step {position.step} of {config.training.steps};"
+                f" continue with --resume (run {out})"
+            )
+        return _finish(run, config, prepared, labels, position, stop, log)
+
+
+@contextmanager
+def _writing(run: RunFolder) -> Iterator[None]:
+    """Turn a full or read-only disk into a `RunError`."""
     try:
-        with stop_on_interrupt(stop):
-            position = prepared.engine.run(position, recorder, stop)
-    finally:
-        log.stop()
-    if stop.reason == "interrupted":
-        raise InterruptedRunError(
-            f"stopped after step {position.step} of {config.training.steps};"
-            f" continue with --resume (run {out})"
-        )
-    return _finish(run, config, prepared, labels, position, stop, log)
+        yield
+    except BrokenPipeError:
+        raise  # the reader of our messages has gone; the disk is fine
+    except OSError as error:
+        raise RunError(
+            f"run {run.path} could not be written: {error.strerror or error}; free some space and"
+            " continue with --resume"
+        ) from None
 
 
 def _is_done(run: RunFolder, mode: Mode) -> bool:
@@ -157,8 +172,7 @@ def _is_done(run: RunFolder, mode: Mode) -> bool:
         )
     if run.path.is_file():
         raise RunError(f"{run.path} is a file: choose another --out")
-    foreign = run.path.exists() and any(run.path.iterdir()) and not run.config_path.is_file()
-    if foreign:
+    if run.path.exists() and any(run.path.iterdir()) and not run.recognized:
         raise RunError(f"{run.path} exists and is not a run folder: choose another --out")
     return mode == "resume" and run.finished
 
@@ -193,7 +207,7 @@ def _prepare(
     }
     cohort = build_cohort(backbone, config.cohort, config.head, len(labels))
     if init is not None:
-        start_from(cohort, init)
+        start_from(cohort, init, backbone.fingerprint, labels)
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
@@ -205,14 +219,21 @@ def _prepare(
     return Prepared(cohort, engine, hardware, encoded, truncated)
 
 
-def start_from(cohort: Cohort, init: Path) -> None:
+def start_from(cohort: Cohort, init: Path, fingerprint: str, labels: LabelSet) -> None:
     """Put the trained tensors of an earlier run in place.
 
     Raises:
-        RunError: the run is not finished, or its learners have another shape.
+        RunError: the run is not finished, or has another backbone, other classes or learners.
     """
     run = RunFolder(init)
-    run.read_summary()
+    summary, (_, inputs) = run.read_summary(), run.read_config()
+    same = {
+        "backbone": inputs.get("backbone_fingerprint") == fingerprint,
+        "classes": run.read_labels().values == labels.values,
+        "layer maps": summary["layer_maps"] == {n: list(cohort[n].layer_map) for n in cohort},
+    }
+    if different := [name for name, is_same in same.items() if not is_same]:
+        raise RunError(f"cannot start from run {init}: it has other {' and '.join(different)}")
     try:
         cohort.load_own_tensors(read_tensors(run.learners))
     except (OSError, ValueError) as error:
@@ -254,13 +275,13 @@ def _create(
     if run.path.exists():
         shutil.rmtree(run.path)
     run.create()
+    run.write_config(config, inputs)  # first: it makes the folder a run folder
     run.write_labels(labels)
     run.write_environment(hardware)
     write_text(run.path / "tokenizer.json", tokenizer.to_json())
     for name, table in tables.by_name().items():
         if name != "validation":
             write_bytes(run.seen(name), text_hashes(table.texts).tobytes())
-    run.write_config(config, inputs)
 
 
 def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:

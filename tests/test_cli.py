@@ -1,0 +1,367 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import FAST, nanonet, refuse, succeed
+
+import nanonet as package
+from nanonet.data.readers import Columns, read_table
+from nanonet.data.writers import write_table
+
+COMMAND = [sys.executable, "-m", "nanonet"]
+
+
+def json_line(text: str) -> dict:
+    assert text.count("\n") == 1
+    return json.loads(text)
+
+
+def config_of(run: Path) -> dict:
+    import tomllib
+
+    return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+
+
+# train, evaluate, export, predict
+
+
+def test_a_run_folder_holds_configuration_and_outcome(run_folder):
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert summary["finished"] is True
+    assert summary["steps"] == 12
+    assert summary["classes"] == 3
+    assert summary["selected"] in ("student1", "student2")
+    assert config_of(run_folder)["training"]["steps"] == 12
+
+
+def test_evaluate_prints_one_json_object_for_a_run_and_for_its_bundle(run_folder, bundle, corpus):
+    test = corpus / "test.csv"
+    of_run = json_line(succeed("evaluate", run_folder, "--data", test, "--json").out)
+    assert list(of_run) == ["accuracy", "macro_f1", "examples", "seconds", "learners"]
+    assert of_run["examples"] == 30
+    assert set(of_run["learners"]) == {"teacher", "student1", "student2"}
+    selected = json.loads((run_folder / "summary.json").read_text())["selected"]
+    assert of_run["learners"][selected] == of_run["accuracy"]
+
+    of_bundle = json_line(succeed("evaluate", bundle, "--data", test, "--json").out)
+    assert list(of_bundle) == ["accuracy", "macro_f1", "examples", "seconds"]
+    for key in ("accuracy", "macro_f1", "examples"):
+        assert of_bundle[key] == of_run[key]
+
+
+def test_evaluate_without_json_names_every_learner(run_folder, corpus):
+    out = succeed("evaluate", run_folder, "--data", corpus / "test.csv").out
+    assert out.startswith("accuracy  0.")
+    for word in ("macro F1", "examples  30", "teacher", "student1", "student2"):
+        assert word in out
+
+
+def test_evaluate_warns_of_texts_that_training_saw(run_folder, corpus):
+    outcome = succeed("evaluate", run_folder, "--data", corpus / "all.csv", "--json")
+    json_line(outcome.out)  # warnings never stand on stdout
+    assert "warning: 30 of 120 texts" in outcome.err
+    assert "labelled training texts" in outcome.err
+    assert "warning: 60 of 120 texts" in outcome.err
+
+
+def test_predict_answers_texts_on_the_screen(bundle):
+    out = succeed("predict", bundle, "old apple", "new iron").out
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [line[2] for line in lines] == ["old apple", "new iron"]
+    for name, probability, _ in lines:
+        assert name in ("fruit", "metal", "water")
+        assert 1 / 3 <= float(probability) <= 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_predict_keeps_rows_and_order(bundle, tmp_path, suffix):
+    texts = ["river lake", "", "apple", "   ", "zinc " * 40, "a, \"b\"\nc"]
+    write_table(tmp_path / f"in{suffix}", {"text": texts, "label": ["x"] * len(texts)})
+    output = tmp_path / f"out{suffix}"
+    succeed("predict", bundle, "--input", tmp_path / f"in{suffix}", "--output", output)
+    table = read_table(output, Columns(), labels="optional", keep_empty=True)
+    assert table.texts == texts
+    assert set(table.labels) <= {0, 1, 2}
+    assert table.names == [["fruit", "metal", "water"][label] for label in table.labels]
+    one = succeed("predict", bundle, texts[0]).out
+    assert one.startswith(table.names[0])
+
+
+def test_predict_without_output_prints_json_lines(bundle, tmp_path):
+    write_table(tmp_path / "in.csv", {"text": ["ö apple", "iron"]})
+    out = succeed("predict", bundle, "--input", tmp_path / "in.csv").out
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [list(row) for row in rows] == [["text", "label", "label_name", "probability"]] * 2
+    assert [row["text"] for row in rows] == ["ö apple", "iron"]
+    assert "ö" in out
+
+
+def test_column_names_can_be_set(bundle, tmp_path):
+    write_table(tmp_path / "in.csv", {"body": ["apple", "iron"], "kind": ["fruit", "metal"]})
+    columns = ["--set", "data.text_column=body", "--set", "data.label_column=kind"]
+    assert succeed("predict", bundle, "--input", tmp_path / "in.csv", *columns).out.count("\n") == 2
+    out = succeed("evaluate", bundle, "--data", tmp_path / "in.csv", *columns, "--json").out
+    assert json_line(out)["examples"] == 2
+
+
+def test_int8_is_smaller_and_works(run_folder, bundle, corpus, tmp_path):
+    out = tmp_path / "int8"
+    said = succeed("export", run_folder, "--out", out, "--quantize", "int8").out
+    assert said.count("\n") == 1
+    for part in (f"{out}: student", "3 classes", "quantization int8", "differs from torch"):
+        assert part in said
+    assert (out / "model.onnx").stat().st_size < (bundle / "model.onnx").stat().st_size
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["quantization"] == "int8"
+    assert 0 < manifest["metrics"]["largest_difference_of_int8"] < 1
+    test = ["--data", corpus / "test.csv", "--json"]
+    full = json_line(succeed("evaluate", bundle, *test).out)
+    small = json_line(succeed("evaluate", out, *test).out)
+    assert abs(small["accuracy"] - full["accuracy"]) <= 0.15
+
+
+def test_split_feeds_train_and_exclude_keeps_test_texts_out(corpus, tiny_bert_folder, tmp_path):
+    outcome = succeed(
+        *("split", corpus / "all.csv", "--labeled-per-class", 4, "--validation-per-class", 3),
+        *("--seed", 1, "--exclude", corpus / "test.csv", "--out", tmp_path / "s"),
+    )
+    assert "12 labelled, 9 validation, 69 unlabelled" in outcome.out
+    assert "30 excluded" in outcome.out
+    files = [
+        part
+        for name in ("labeled", "unlabeled", "validation")
+        for part in (f"--{name}", tmp_path / "s" / f"{name}.csv")
+    ]
+    succeed("train", *files, "--backbone", tiny_bert_folder, *FAST, "--out", tmp_path / "r")
+    selection = json.loads((tmp_path / "r" / "summary.json").read_text())["selection"]
+    assert selection["labels_used"] == 9
+    assert "9 validation rows" in selection["criterion"]
+
+
+@pytest.mark.parametrize("kind", ["recipes", "objectives", "peft", "encoders", "layer-maps"])
+def test_list_names_each_with_a_line(kind):
+    lines = succeed("list", kind).out.splitlines()
+    assert len(lines) >= 2
+    for line in lines:
+        name, _, about = line.partition(": ")
+        assert name
+        assert about, line
+
+
+def test_list_refuses_an_unknown_kind():
+    refuse("list", "recipe", parts=["unknown kind 'recipe'", "did you mean 'recipes'"], status=2)
+
+
+# resume, overwrite, settings
+
+
+def test_resume_alone_reads_files_and_settings_from_the_run(train_arguments, run_folder, tmp_path):
+    """A run without its outcome and its last checkpoint ends as the uninterrupted one did."""
+    out = shutil.copytree(run_folder, tmp_path / "run")
+    for name in ("summary.json", "learners.safetensors"):
+        (out / name).unlink()
+    checkpoints = sorted((out / "checkpoints").glob("step-*"))
+    assert [c.name for c in checkpoints] == ["step-000006", "step-000012"]
+    shutil.rmtree(checkpoints[-1])
+    outcome = succeed("train", "--resume", "--out", out)
+    assert "step 10/12" in outcome.err
+    for name in ("learners.safetensors", "labels.json", "tokenizer.json"):
+        assert (out / name).read_bytes() == (run_folder / name).read_bytes(), name
+
+
+def test_resume_alone_of_another_recipe_with_init(train_arguments, run_folder, tmp_path):
+    out = tmp_path / "run"
+    init = ["--init", run_folder, "--recipe", "supervised"]
+    phase = ["--set", "phases.all.learning_rate=0.02"]
+    succeed(*train_arguments, *init, *phase, "--out", out)
+    (out / "summary.json").unlink()
+    succeed("train", "--resume", *phase, "--out", out)
+    assert config_of(out)["recipe"] == "supervised"
+    assert config_of(out)["inputs"]["init"]["source"] == str(run_folder)
+
+
+def test_resume_of_a_finished_run_changes_nothing(run_folder):
+    before = {f: f.stat().st_mtime_ns for f in run_folder.rglob("*")}
+    assert "finished already" in succeed("train", "--resume", "--out", run_folder).err
+    assert {f: f.stat().st_mtime_ns for f in run_folder.rglob("*")} == before
+
+
+def test_resume_refuses_other_settings(run_folder, tmp_path):
+    out = shutil.copytree(run_folder, tmp_path / "run")
+    (out / "summary.json").unlink()
+    refuse("train", "--resume", "--seed", 5, "--out", out, parts=["seed=0", "5", "--overwrite"])
+
+
+def test_resume_of_nothing(train_arguments, tmp_path):
+    refuse("train", "--resume", "--out", tmp_path / "no", parts=["no is not a run folder"])
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_existing_run_is_refused_and_overwritten_on_request(train_arguments, tmp_path):
+    out = tmp_path / "run"
+    succeed(*train_arguments, "--out", out, "--quiet")
+    refuse(*train_arguments, "--out", out, parts=[f"{out} exists", "--resume", "--overwrite"])
+    (out / "marker").write_text("x")
+    succeed(*train_arguments, "--out", out, "--overwrite", "--seed", 3)
+    assert not (out / "marker").exists()
+    assert config_of(out)["seed"] == 3
+
+
+def test_overwrite_spares_what_is_no_run(train_arguments, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    refuse(*train_arguments, "--out", tmp_path, "--overwrite", parts=["not a run folder"])
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+
+
+def test_one_seed_gives_one_result(train_arguments, run_folder, tmp_path):
+    hashes = [json.loads((run_folder / "summary.json").read_text())["weights_sha256"]]
+    for seed in (0, 1):
+        succeed(*train_arguments, "--seed", seed, "--quiet", "--out", tmp_path / str(seed))
+        summary = json.loads((tmp_path / str(seed) / "summary.json").read_text())
+        hashes.append(summary["weights_sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_quiet_shows_nothing_but_warnings(train_arguments, tmp_path):
+    outcome = succeed(*train_arguments, "--quiet", "--out", tmp_path / "run")
+    assert outcome.out == ""
+    assert outcome.err == ""
+
+
+def test_max_minutes_stops_and_leaves_a_usable_run(train_arguments, corpus, tmp_path):
+    out = tmp_path / "run"
+    outcome = succeed(*train_arguments, "--max-minutes", 1e-6, "--out", out)
+    assert "--resume continues it" in outcome.err
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["finished"] is False
+    assert summary["steps"] < 12
+    succeed("evaluate", out, "--data", corpus / "test.csv")
+    succeed("train", "--resume", "--max-minutes", 0, "--out", out)
+    assert json.loads((out / "summary.json").read_text())["finished"] is True
+
+
+SETTABLE = {
+    "seed": "3",
+    "data.text_column": "body",
+    "backbone.pooling": "cls",
+    "head.scale": "2.5",
+    "cohort.layer_map": "[[1, 4], [2, 3]]",
+    "views.token_cutoff": "0.2",
+    "training.log_every": "7",
+    "phases.students.learning_rate": "0.001",
+    "phases.teacher.objectives.supervised.weight": "0.5",
+    "phases.students.objectives.mutual.distance": "mse",
+}
+
+
+def test_set_reaches_every_level(monkeypatch, tmp_path):
+    import nanonet.training.train as module
+
+    seen = []
+    monkeypatch.setattr(module, "train", lambda config, *a, **k: seen.append(config))
+    sets = [part for k, v in SETTABLE.items() for part in ("--set", f"{k}={v}")]
+    succeed("train", "--labeled", "x.csv", *sets, "--out", tmp_path / "r")
+    (config,) = seen
+    assert config.seed == 3
+    assert config.data.text_column == "body"
+    assert config.backbone.pooling == "cls"
+    assert config.head.scale == 2.5
+    assert config.cohort.layer_map == [[1, 4], [2, 3]]
+    assert config.views.token_cutoff == 0.2
+    assert config.training.log_every == 7
+    assert config.phases["students"].learning_rate == 0.001
+    assert config.phases["teacher"].objectives["supervised"]["weight"] == 0.5
+    assert config.phases["students"].objectives["mutual"]["distance"] == "mse"
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("training.step=5", ["unknown key 'training.step'", "did you mean 'steps'"]),
+        ("trainig.steps=5", ["unknown key 'trainig'", "did you mean 'training'"]),
+        ("phases.student.learning_rate=1", ["phases.student", "did you mean 'students'"]),
+        ("training.steps=0", ["training.steps", "at least 1"]),
+        ("training.steps=many", ["training.steps", "int", "many"]),
+        ("training.steps", ["--set 'training.steps'", "key=value"]),
+        ("cohort.layer_map=spred", ["unknown layer map 'spred'", "did you mean 'spread'"]),
+        ("cohort.teacher_peft=bitfits", ["bitfits", "did you mean 'bitfit'"]),
+        ("phases.students.objectives.mutal.weight=1", ["mutal", "did you mean 'mutual'"]),
+        ("phases.students.objectives.mutual.wight=1", ["wight", "did you mean 'weight'"]),
+        ("task=summarization", ["task", "summarization", "classification"]),
+    ],
+)
+def test_unknown_settings_are_refused(train_arguments, tmp_path, setting, parts):
+    out = tmp_path / "run"
+    refuse(*train_arguments, "--set", setting, "--out", out, parts=parts, status=2)
+    assert not out.exists()
+
+
+# the outside of the program
+
+
+def test_version_and_help():
+    assert succeed("--version").out.strip().endswith(package.__version__)
+    assert succeed("train", "--help").out.startswith("Usage: nanonet train")
+
+
+def test_without_a_command_the_help_is_shown():
+    outcome = nanonet()
+    assert "Commands:" in outcome.out + outcome.err
+    assert "error" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train"], ["--out", "nanonet train --help"]),
+        (["trian"], ["trian", "nanonet --help"]),
+        (["train", "--lebeled", "x", "--out", "y"], ["--lebeled"]),
+        (["predict", "b", "text", "--threads", "-1"], ["--threads", "-1"]),
+        (["export", "r", "--out", "b", "--quantize", "int4"], ["--quantize", "int4"]),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, parts):
+    refuse(*arguments, parts=parts, status=2)
+
+
+def test_the_program_exits_with_a_status_and_one_line(tmp_path):
+    done = subprocess.run(
+        [*COMMAND, "predict", str(tmp_path / "none"), "text"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == f"error: bundle {tmp_path / 'none'} does not exist\n"
+
+
+def test_the_program_survives_a_reader_that_leaves(bundle):
+    """As in ``nanonet predict … | head -1``."""
+    texts = " ".join(["apple"] * 20_000)
+    script = f"set -o pipefail; {sys.executable} -m nanonet predict {bundle} {texts} | head -1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_ctrl_c_outside_of_training(monkeypatch):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanonet.core.config.recipe_names", interrupt)
+    outcome = nanonet("list", "recipes")
+    assert (outcome.status, outcome.err) == (130, "error: interrupted\n")
+
+
+def test_the_installed_script_is_the_same_program():
+    script = Path(sys.executable).parent / "nanonet"
+    if not script.is_file():
+        pytest.skip("nanonet is not installed as a script")
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run([script, "list", "recipes"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0
+    assert "nanonet: teacher, students" in done.stdout
+    assert done.stderr == ""

@@ -1,0 +1,204 @@
+"""The defects of PS-NET's and DisCo's published code, each as a test that it is not here.
+
+Three more have tests of their own elsewhere: the resume path that is never read (test_resume.py),
+data errors with exit status 0 and flags that cannot be switched off (test_cli*.py).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from nanonet.models.cohort import Chunk
+from nanonet.objectives.supervised import Supervised
+from nanonet.training import train as train_module
+from nanonet.training.evaluation import predict_logits
+from nanonet.training.selection import select_by_accuracy, select_by_agreement
+from nanonet.training.train import train
+from test_engine import FP32, make_engine, phase_step, run, same, tensors
+from tiny import make_settings, make_tables
+
+STILL = [
+    f"phases.{phase}.{rate}=0"
+    for phase in ("teacher", "students")
+    for rate in ("learning_rate", "head_learning_rate")
+]
+
+
+def test_the_logged_distillation_loss_does_not_include_the_mutual_loss():
+    logged = {}
+    for weight in (0, 7):
+        mutual = f"phases.students.objectives.mutual.weight={weight}"
+        engine = make_engine(*STILL, mutual, "phases.students.objectives.mutual.ramp_up=0")
+        logged[weight] = run(engine).rows[-1].losses
+    without, with_mutual = logged[0], logged[7]
+    for student in ("student1", "student2"):
+        name = f"{student}.prediction_distillation"
+        assert with_mutual[name] == without[name] > 1e-3
+        assert with_mutual[f"{student}.mutual"] > 1e-3
+        assert f"{student}.mutual" not in without
+
+
+@pytest.mark.parametrize("victim", ["student1", "teacher"])
+def test_clipping_is_per_learner(monkeypatch, victim):
+    """A huge gradient of one learner leaves the steps of the others as they were."""
+    plain = make_engine(recipe="supervised")
+    run(plain)
+    loss = Supervised.loss
+
+    def huge(self, learner, step):
+        return loss(self, learner, step) * (1e6 if learner == victim else 1.0)
+
+    monkeypatch.setattr(Supervised, "loss", huge)
+    other = make_engine(recipe="supervised")
+    run(other)
+    for name in plain.cohort:
+        assert same(tensors(plain), tensors(other), f"{name}.") == (name != victim)
+
+
+def test_clipping_bounds_the_norm_of_each_learner(monkeypatch):
+    norms = {}
+    engine = make_engine("phases.students.clip_norm=1e-3")
+    step = engine.optimizers["students"].step
+
+    def measure():
+        for name in engine.cohort.students:
+            own = engine.cohort[name].own_parameters().values()
+            norms[name] = float(torch.cat([p.grad.flatten() for p in own]).norm())
+        step()
+
+    monkeypatch.setattr(engine.optimizers["students"], "step", measure)
+    run(engine)
+    assert norms == {n: pytest.approx(1e-3, rel=1e-3) for n in ("student1", "student2")}
+
+
+def test_no_stale_gradients_survive_a_step():
+    engine = make_engine()
+    run(engine)
+    assert all(p.grad is None for p in engine.cohort.parameters())
+
+
+def test_seed_0_is_a_seed():
+    def weights(seed: int):
+        torch.seed()  # whatever state the process is in
+        engine = make_engine(f"seed={seed}", "training.dropout=0.1")
+        run(engine)
+        return tensors(engine)
+
+    first = weights(0)
+    assert same(first, weights(0))
+    assert not same(first, weights(1))
+
+
+def test_the_representation_loss_is_over_real_tokens_only():
+    """Other ids under the padding, and more of it, change nothing."""
+    level = "phases.students.objectives.representation_distillation.level=hidden"
+    mse = "phases.students.objectives.representation_distillation.distance=mse"
+    losses = []
+    for extra in (0, 9):
+        engine = make_engine(level, mse, "views.token_cutoff=0")
+        phase, view = phase_step(engine, "students")
+        for streams in (phase.streams, frozenset({"unlabeled"})):
+            made = view._batch._made
+            made[streams] = [more_padding(c, extra) for c in view._batch.chunks(streams)]
+        objective = phase.objectives["representation_distillation"]
+        losses.append(objective.loss("student1", view).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] > 1e-3
+
+
+def more_padding(chunk: Chunk, extra: int) -> Chunk:
+    shape = (len(chunk.rows), extra)
+    ids = torch.cat([chunk.input_ids, torch.full(shape, 9)], 1)
+    mask = torch.cat([chunk.attention_mask, torch.zeros(shape, dtype=torch.int64)], 1)
+    return Chunk(chunk.rows, ids, mask)
+
+
+def test_teacher_targets_are_computed_without_dropout():
+    engine = make_engine("training.dropout=0.5")
+    engine.cohort.train()
+    targets = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        _, view = phase_step(engine, "students")
+        targets.append(view.teacher("unlabeled"))
+        assert engine.cohort["teacher"].training  # put back: the teacher's own step uses dropout
+    assert torch.equal(targets[0].logits, targets[1].logits)
+    assert torch.equal(targets[0].pooled, targets[1].pooled)
+    outputs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        outputs.append(phase_step(engine, "teacher")[1].own("teacher", "labeled").logits)
+    assert not torch.equal(*outputs)
+
+
+def test_nothing_is_padded_to_a_fixed_length():
+    engine = make_engine("training.max_padding=0.15")
+    shapes = set()
+    for step in range(6):
+        batch = engine._draw(step)
+        chunks = batch.chunks(frozenset({"labeled", "unlabeled"}))
+        for chunk in chunks:
+            shapes.add(chunk.input_ids.shape[1])
+            longest = chunk.attention_mask.sum(1).max()
+            assert chunk.input_ids.shape[1] == longest
+            assert chunk.input_ids.numel() <= 1.15 * chunk.attention_mask.sum() + 1e-6
+    assert len(shapes) > 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 33, 64])
+@pytest.mark.parametrize("tokens", [16, 4096])
+def test_every_row_is_scored_in_order(monkeypatch, count, tokens):
+    monkeypatch.setattr("nanonet.training.evaluation.TOKENS_PER_CHUNK", tokens)
+    learner = make_engine(unlabeled=30).cohort["student1"].train()
+    rng = np.random.default_rng(count)
+    ids = [rng.integers(5, 36, rng.integers(2, 40)) for _ in range(count)]
+    logits = predict_logits(learner, ids, FP32)
+    assert learner.training  # as it was found
+    assert logits.shape == (count, 3)
+    learner.eval()
+    for row, own in zip(ids, logits, strict=True):
+        one = torch.from_numpy(row)[None]
+        with torch.no_grad():
+            alone = learner(one, torch.ones_like(one))
+        np.testing.assert_allclose(own, alone[0].numpy(), atol=1e-4)
+
+
+def test_nothing_to_score():
+    learner = make_engine().cohort["student1"]
+    assert predict_logits(learner, [], FP32).shape == (0, 3)
+
+
+def test_no_row_of_a_validation_file_is_dropped(tmp_path, tiny_bert_folder, monkeypatch):
+    scored = []
+    select = train_module.select_by_accuracy
+
+    def spy(logits, truth):
+        scored.append({len(z) for z in logits.values()} | {len(truth)})
+        return select(logits, truth)
+
+    monkeypatch.setattr(train_module, "select_by_accuracy", spy)
+    config = make_settings(tiny_bert_folder, "training.steps=1")
+    train(config, lambda: make_tables(validation=7), tmp_path / "run")
+    assert scored == [{21}]
+
+
+def test_the_choice_is_by_one_figure_and_among_students_only():
+    truth = np.array([0, 1, 1, 0])
+
+    def logits(*classes):
+        return np.eye(2, dtype=np.float32)[list(classes)] * 4
+
+    outputs = {
+        "teacher": logits(0, 1, 1, 0),
+        "student1": logits(1, 0, 1, 0),
+        "student2": logits(0, 1, 1, 1),
+    }
+    by_labels = select_by_accuracy(outputs, truth)
+    assert (by_labels.selected, by_labels.labels_used) == ("student2", 4)
+    assert by_labels.scores == {"student1": 0.5, "student2": 0.75}
+    by_agreement = select_by_agreement(outputs, "4 texts")
+    assert (by_agreement.selected, by_agreement.labels_used) == ("student2", 0)
+    assert set(by_agreement.scores) == {"student1", "student2"}
+    tied = outputs | {"student1": logits(0, 1, 1, 1), "student2": logits(1, 1, 1, 0)}
+    tied["teacher"] = logits(1, 1, 1, 0)
+    assert select_by_accuracy(tied, truth).selected == "student2"  # agrees more with the cohort
