@@ -47,9 +47,8 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of labeled.csv, unlabeled.csv, test.csv and all.csv: three classes with names."""
-    from tiny import make_texts
-
     from nanonet.data.writers import write_table
+    from tiny import make_texts
 
     folder = tmp_path_factory.mktemp("corpus")
     texts, labels = make_texts(40)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import FAST, nanonet, refuse, succeed
 
 import nanonet as package
 from nanonet.data.readers import Columns, read_table
 from nanonet.data.writers import write_table
+from runs import FAST, nanonet, refuse, succeed
 
 COMMAND = [sys.executable, "-m", "nanonet"]
 
@@ -79,7 +79,7 @@ def test_predict_answers_texts_on_the_screen(bundle):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_predict_keeps_rows_and_order(bundle, tmp_path, suffix):
-    texts = ["river lake", "", "apple", "   ", "zinc " * 40, "a, \"b\"\nc"]
+    texts = ["river lake", "", "apple", "   ", "zinc " * 40, 'a, "b"\nc']
     write_table(tmp_path / f"in{suffix}", {"text": texts, "label": ["x"] * len(texts)})
     output = tmp_path / f"out{suffix}"
     succeed("predict", bundle, "--input", tmp_path / f"in{suffix}", "--output", output)
@@ -344,7 +344,7 @@ def test_the_program_survives_a_reader_that_leaves(bundle):
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
-    assert done.returncode == 141
+    assert done.returncode == 1
 
 
 def test_ctrl_c_outside_of_training(monkeypatch):
@@ -353,7 +353,7 @@ def test_ctrl_c_outside_of_training(monkeypatch):
 
     monkeypatch.setattr("nanonet.core.config.recipe_names", interrupt)
     outcome = nanonet("list", "recipes")
-    assert (outcome.status, outcome.err) == (130, "error: interrupted\n")
+    assert (outcome.status, outcome.err.strip()) == (130, "error: interrupted")
 
 
 def test_the_installed_script_is_the_same_program():
@@ -361,7 +361,9 @@ def test_the_installed_script_is_the_same_program():
     if not script.is_file():
         pytest.skip("nanonet is not installed as a script")
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
-    done = subprocess.run([script, "list", "recipes"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [script, "list", "recipes"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0
-    assert "nanonet: teacher, students" in done.stdout
+    assert "supervised: all" in done.stdout
     assert done.stderr == ""

@@ -101,6 +101,18 @@ def test_head_starts_undecided_and_is_what_it_says(normalize):
     torch.testing.assert_close(head(x), expected)
 
 
+def test_logits_are_in_32_bits_under_autocast_too():
+    _, cohort = make_cohort("bert", "bitfit", "bitfit")
+    randomize_heads(cohort)
+    ids, mask, chunks = chunked([5, 9], [[0, 1]])
+    for name in cohort:
+        learner = cohort[name]
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            out, logits = learner.read(chunks), learner(ids, mask)
+        assert out.logits.dtype == out.pooled.dtype == logits.dtype == torch.float32
+        torch.testing.assert_close(out.logits, learner.head(out.pooled), rtol=0, atol=0)
+
+
 def test_own_tensors_go_out_and_in():
     _, source = make_cohort("bert", "bitfit", "head")
     randomize_heads(source)

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -35,11 +36,13 @@ def play(display) -> None:
 def test_plain_lines_elsewhere():
     display, out = make_display(terminal=False)
     play(display)
-    hello, line, warning = out.getvalue().splitlines()
+    display.on_log(replace(ROW, step=7, seconds=ROW.seconds + 1.0))
+    hello, line, warning, later = out.getvalue().splitlines()
     assert (hello, warning) == ("[hello]", "warning: odd [x]")
-    for part in ("step 5/10", "student1.mutual 0.1250", "teacher.head 1.00e-02", "1,234 tokens/s"):
+    for part in ("step 5/10", "mutual 0.1250", "1,234 tokens/s"):
         assert part in line
-    assert "2 s left" in line
+    assert "left" not in line  # the pace is not known yet
+    assert "2 s left" in later  # half a second a step, three steps to go: 1.5
 
 
 def test_a_live_table_on_a_terminal():

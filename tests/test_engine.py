@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +14,24 @@ from nanonet.core.config import PhaseConfig, TrainingConfig, ViewsConfig
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.models.backbones import Backbone, wrap_model
 from nanonet.models.cohort import build_cohort
+from nanonet.objectives.mutual import Mutual
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware, choose_hardware, shrink_frozen
+from nanonet.training.display import (
+    ConsoleDisplay,
+    LoggingDisplay,
+    SilentDisplay,
+    _losses_table,
+)
 from nanonet.training.engine import Engine, StopRequest, TrainingRows, stop_on_interrupt
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.optim import make_optimizer, schedule_factor
-from nanonet.training.plan import make_plan
+from nanonet.training.plan import Phase, make_plan
 from nanonet.training.step import Batch, PhaseStep, make_chunks
 from tiny import (
+    AT_ONCE,
     bert_config,
     make_model,
     make_settings,
@@ -55,7 +64,7 @@ class Record:
         self.positions.append(position)
 
 
-def make_engine(*settings: str, recipe="nanonet", model=bert_config, unlabeled=10, heads=True):
+def make_engine(*settings: str, recipe=AT_ONCE, model=bert_config, unlabeled=10, heads=True):
     config = make_settings("in memory", *settings, recipe=recipe)
     backbone = Backbone("tiny", wrap_model(make_model(model())), "", "mean", "")
     cohort = build_cohort(backbone, config.cohort, config.head, 3)
@@ -76,7 +85,7 @@ def make_engine(*settings: str, recipe="nanonet", model=bert_config, unlabeled=1
 
 def run(engine, record=None, stop=None, start=None):
     record = record or Record()
-    engine.run(start or Position(0, 0.0, {}, 0), record, stop or StopRequest())
+    engine.run(start or Position(0, 0.0, {}, {}), record, stop or StopRequest())
     return record
 
 
@@ -92,7 +101,16 @@ def phase_step(engine, name: str, step: int = 0, **changes):
     phase = next(p for p in engine.plan.phases if p.name == name)
     views = changes.get("views", engine.config.views)
     batch = changes.get("batch") or engine._draw(step)
-    return phase, PhaseStep(engine.cohort, phase, batch, views, changes.get("seed", 0), step)
+    return phase, PhaseStep(
+        engine.cohort,
+        phase,
+        batch,
+        views,
+        changes.get("seed", 0),
+        step,
+        engine.plan.needs_hidden_states,
+        changes.get("targets"),
+    )
 
 
 def gradients(engine, learners, phase_name: str, weights: bool = True):
@@ -221,7 +239,10 @@ def test_log_rows_are_means_and_checkpoints_come_in_time():
     assert record.steps == [1, 2, 3, 4, 5, 6]
     assert [r.step for r in record.rows] == [3, 6]
     assert [p.step for p in record.positions] == [2, 4, 6]
-    assert record.positions[0].sum_steps == 2
+    assert set(record.positions[0].counts.values()) == {2}
+    assert record.positions[1].sums.keys() == record.positions[1].counts.keys()
+    assert set(record.positions[1].counts.values()) == {1}
+    assert (record.positions[2].sums, record.positions[2].counts) == ({}, {})
     for i, row in enumerate(record.rows):
         single = every.rows[3 * i : 3 * i + 3]
         assert row.losses.keys() == single[0].losses.keys()
@@ -240,6 +261,176 @@ def test_log_rows_are_means_and_checkpoints_come_in_time():
             )
         ),
     }
+
+
+def test_positions_count_every_loss_by_itself():
+    start = Position(0, 0.0, {}, {})
+    first = start.after({"a": 1.0}, 0.5)
+    second = first.after({"a": 2.0, "b": 5.0}, 0.7)
+    assert second == Position(2, 0.7, {"a": 3.0, "b": 5.0}, {"a": 2, "b": 1})
+    assert second.after({}, 0.9) == Position(3, 0.9, second.sums, second.counts)
+    assert first == Position(1, 0.5, {"a": 1.0}, {"a": 1})  # earlier positions stay as they were
+    assert start == Position(0, 0.0, {}, {})
+
+
+def test_a_phase_that_rests_neither_learns_nor_logs():
+    phases = ["phases.teacher.stop=0.5", "phases.students.start=0.5"]
+    every = run(make_engine(*phases, "training.log_every=1"))
+    for row in every.rows:
+        active = {"teacher"} if row.step <= 3 else {"student1", "student2"}
+        assert {name.split(".")[0] for name in row.losses} == active
+        assert {name.split(".")[0] for name in row.learning_rates} == active
+    record = run(make_engine(*phases, "training.log_every=4"))
+    for name, value in record.rows[0].losses.items():
+        seen = [r.losses[name] for r in every.rows[:4] if name in r.losses]
+        assert len(seen) == (3 if name.startswith("teacher") else 1)
+        assert value == pytest.approx(np.mean(seen), rel=1e-6)
+
+    engine = make_engine(*phases)
+    start, halfway = tensors(engine), {}
+
+    def keep(step):
+        if step == 3:
+            halfway.update(tensors(engine))
+
+    run(engine, Record(keep))
+    end = tensors(engine)
+    assert same(start, halfway, "student")
+    assert not same(start, halfway, "teacher")
+    assert same(halfway, end, "teacher")
+    assert not same(halfway, end, "student1.")
+    assert not same(halfway, end, "student2.")
+
+
+def test_rates_warm_up_and_fall_within_the_window_of_the_phase():
+    engine = make_engine(
+        "training.steps=12",
+        "training.log_every=1",
+        "phases.teacher.stop=0.5",
+        "phases.students.start=0.5",
+        "phases.students.warmup=0.5",
+    )
+    rows = run(engine).rows
+    teacher = [row.learning_rates.get("teacher.head") for row in rows]
+    student = [row.learning_rates.get("student1.head") for row in rows]
+    expected = [1e-2 * (6 - i) / 6 for i in range(6)]
+    assert teacher == [*(pytest.approx(e) for e in expected), *[None] * 6]
+    expected = [1e-2 * f for f in (0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3)]
+    assert student == [*[None] * 6, *(pytest.approx(e) for e in expected)]
+
+
+def test_the_weight_ramps_up_within_the_window_of_the_phase(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Mutual, "weight_at", lambda self, progress: asked.append(progress) or self.weight
+    )
+    run(make_engine("phases.students.start=0.5"))
+    assert asked == pytest.approx([p for p in (0, 1 / 3, 2 / 3) for _ in range(2)])
+
+
+def test_unlabelled_rows_are_drawn_only_for_phases_that_read_them():
+    engine = make_engine("phases.students.start=0.5")
+    assert [len(engine._draw(step).unlabeled) for step in range(6)] == [0, 0, 0, 8, 8, 8]
+    # Which rows a step draws does not depend on who learns.
+    assert all(
+        np.array_equal(a, b)
+        for step in (3, 5)
+        for a, b in zip(
+            engine._draw(step).unlabeled, make_engine()._draw(step).unlabeled, strict=True
+        )
+    )
+
+
+def test_steps_at_which_everybody_rests():
+    engine = make_engine("phases.all.start=0.5", "training.log_every=2", recipe="supervised")
+    before, kept = tensors(engine), {}
+
+    def keep(step):
+        if step == 3:
+            kept.update(tensors(engine))
+
+    record = run(engine, Record(keep))
+    assert same(before, kept)
+    assert (record.rows[0].losses, record.rows[0].learning_rates) == ({}, {})
+    for display in (ConsoleDisplay(quiet=True), LoggingDisplay(SilentDisplay(), Path("no"))):
+        display.on_log(record.rows[0])  # there is nothing to show, which is no error
+    assert _losses_table(record.rows[0]).row_count == 0
+    assert record.rows[1].losses  # of step 4 alone
+    assert not same(before, tensors(engine))
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "steps", "expected"),
+    [
+        (0.0, 1.0, 4, [0.0, 0.25, 0.5, 0.75]),
+        (0.25, 1.0, 4, [None, 0.0, 1 / 3, 2 / 3]),
+        (0.0, 0.25, 4, [0.0, None, None, None]),
+        (0.5, 0.75, 8, [*[None] * 4, 0.0, 0.5, None, None]),
+        (0.25, 1.0, 1, [0.0]),  # too few steps for a share of them
+        (0.0, 0.25, 1, [None]),
+        (0.3, 0.6, 10, [*[None] * 3, 0.0, 1 / 3, 2 / 3, *[None] * 4]),
+    ],
+)
+def test_windows_of_phases(start, stop, steps, expected):
+    phase = Phase("p", ("teacher",), {}, PhaseConfig("all", start=start, stop=stop))
+    found = [phase.progress(step, steps) for step in range(steps)]
+    assert found == [e if e is None else pytest.approx(e) for e in expected]
+    assert list(phase.window(steps)) == [i for i, e in enumerate(expected) if e is not None]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 200])
+def test_windows_that_meet_neither_overlap_nor_leave_a_gap(steps):
+    for share in (0.1, 0.25, 1 / 3, 0.5, 0.9):
+        before, after = (
+            Phase("p", (), {}, PhaseConfig("all", **part))
+            for part in ({"stop": share}, {"start": share})
+        )
+        for step in range(steps):
+            found = [p.progress(step, steps) for p in (before, after)]
+            assert found.count(None) == 1
+
+
+def test_a_window_without_a_single_step_is_refused():
+    with pytest.raises(ConfigError, match="'student1' nothing to learn"):
+        make_engine("phases.students.start=0.99")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_what_the_teacher_read_to_learn_is_its_target_later_in_the_step(dropout):
+    engine = make_engine(
+        f"training.dropout={dropout}",
+        "phases.teacher.objectives.feedback.weight=0",
+        "phases.teacher.objectives.prediction_distillation.weight=1",  # to read both streams
+        FULL_HIDDEN,
+    )
+    teacher = engine.cohort["teacher"]
+    ids = engine._draw(0).unlabeled
+    engine.cohort.train(dropout > 0.0)
+    targets: dict = {}
+    before = predict_logits(teacher, ids, FP32)
+    phase, view = phase_step(engine, "teacher", targets=targets)
+    own = view.own("teacher", "unlabeled")
+    with torch.no_grad():
+        for parameter in teacher.own_parameters().values():
+            parameter += 0.1  # its update
+    after = predict_logits(teacher, ids, FP32)
+    target = phase_step(engine, "students", targets=targets)[1].teacher("unlabeled")
+    assert phase.streams == {"labeled", "unlabeled"}
+    assert not np.allclose(before, after, atol=1e-2)
+    expected = before if dropout == 0.0 else after
+    np.testing.assert_allclose(target.logits.numpy(), expected, atol=1e-4)
+    assert torch.equal(own.logits, target.logits) == (dropout == 0.0)
+    assert len(target.hidden_states) == 5
+    for tensor in (target.logits, target.pooled, *target.hidden_states):
+        assert not tensor.requires_grad
+
+
+def test_hidden_states_are_kept_only_where_they_are_read():
+    for settings, count in (((), 0), ((FULL_HIDDEN,), 3)):
+        engine = make_engine(*settings)
+        assert engine.plan.needs_hidden_states == (count > 0)
+        _, view = phase_step(engine, "students")
+        assert len(view.own("student1", "unlabeled").hidden_states) == count
 
 
 def test_learning_lowers_the_supervised_loss():
@@ -361,9 +552,12 @@ def test_schedules(schedule, warmup, expected):
 
 
 def test_optimizer_groups():
-    engine = make_engine("phases.students.weight_decay=0.1", "cohort.student_peft=head")
-    teacher, students = (make_optimizer(p, engine.cohort) for p in engine.plan.phases)
+    settings = ("phases.students.weight_decay=0.1", "cohort.student_peft=head")
+    engine = make_engine(*settings, recipe="nanonet")
+    assert list(engine.optimizers) == ["preparation", "teacher", "students"]
+    first, teacher, students = (make_optimizer(p, engine.cohort) for p in engine.plan.phases)
     peaks = {g["name"]: g["lr"] for g in teacher.param_groups}
+    assert {g["name"]: g["lr"] for g in first.param_groups} == peaks
     assert peaks == {"teacher.encoder": 5e-3, "teacher.head": 1e-2}
     assert [g["name"] for g in students.param_groups] == ["student1.head", "student2.head"]
     assert {g["weight_decay"] for g in students.param_groups} == {0.1}

@@ -7,7 +7,7 @@ from torch import Tensor
 from nanonet.core.errors import ConfigError
 from nanonet.models.cohort import LearnerOutput
 from nanonet.objectives import OBJECTIVES, Objective
-from nanonet.objectives.base import build_objectives
+from nanonet.objectives.base import SoftTargets, build_objectives
 from nanonet.objectives.distillation import (
     PredictionDistillation,
     RepresentationDistillation,
@@ -40,6 +40,14 @@ class FixedStep:
         self.outputs = {name: output(len(layer_map)) for name in self.students}
         self.outputs["teacher"] = output(DEPTH)
         self.asked: set[tuple[str, str]] = set()
+        self.read_soft_labels = False
+        probabilities = torch.randn(ROWS, CLASSES, generator=generator).softmax(-1)
+        self._soft_labels = SoftTargets(probabilities, torch.rand(ROWS, generator=generator))
+
+    @property
+    def soft_labels(self):
+        self.read_soft_labels = True
+        return self._soft_labels
 
     def layer_map(self, learner):
         return self.map
@@ -189,6 +197,7 @@ def test_every_objective_reads_what_it_declares(name):
     assert {stream for _, stream in step.asked} == kind.streams
     assert (("teacher", "unlabeled") in step.asked) == kind.needs_teacher
     assert any(who == "peer" for who, _ in step.asked) == kind.needs_peers
+    assert step.read_soft_labels == kind.needs_soft_labels
 
 
 def test_building_from_tables():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nanonet import Predictor
-from nanonet.core.errors import BundleError, DataError
+from nanonet.core.errors import DataError
 from nanonet.runtime import predictor as module
 
 TEXTS = [
@@ -107,8 +107,6 @@ def test_threads(bundle, predictor):
     np.testing.assert_allclose(
         one.predict_logits(TEXTS), predictor.predict_logits(TEXTS), atol=1e-5
     )
-    with pytest.raises(BundleError, match="threads"):
-        Predictor.load(bundle, threads=-1)
 
 
 def test_what_a_predictor_tells_of_itself(predictor):

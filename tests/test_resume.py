@@ -38,7 +38,7 @@ def bert(tiny_bert_folder):
     return tiny_bert_folder
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 6])
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
 def test_a_resumed_run_is_bit_identical(tmp_path, bert, step):
     config = make_settings(bert, "training.dropout=0.2")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -218,7 +218,7 @@ from nanonet.core.errors import RunError
 from nanonet.training.train import train
 torch.set_num_threads(1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 try:
     train(make_settings({backbone!r}), make_tables, Path({out!r}))
 except RunError as error:
@@ -241,7 +241,10 @@ def test_a_file_size_limit_of_the_system(tmp_path, bert):
     assert list((out / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["trained.safetensors", "optimizers.safetensors", "position.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["trained.safetensors", "optimizers.safetensors", "soft_labels.safetensors", "position.json"],
+)
 @pytest.mark.parametrize("damage", ["cut", "gone", "junk"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_works(tmp_path, bert, name, damage):
     config, out = make_settings(bert), tmp_path / "run"

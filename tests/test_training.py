@@ -15,7 +15,7 @@ from nanonet.training.checkpoint import read_tensors
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.train import train
-from tiny import make_settings, make_tables
+from tiny import AT_ONCE, make_settings, make_tables
 
 FILES = {
     "config.toml",
@@ -160,10 +160,12 @@ def test_without_unlabelled_text(tmp_path, bert):
         make_settings(bert), lambda: make_tables(unlabeled=0), tmp_path / "run", display=notes
     )
     assert notes.warned == [
+        "no unlabelled text: propagation left out of teacher",
         "no unlabelled text: prediction_distillation, representation_distillation, mutual left out"
-        " of students"
+        " of students",
     ]
-    assert notes.warned[0] in (tmp_path / "run" / "log.txt").read_text()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert all(notice in log for notice in notes.warned)
     assert summary["rows"] == {"labeled": 12}
     assert set(losses(tmp_path / "run")[0]["losses"]) == {
         "teacher.supervised",
@@ -197,7 +199,9 @@ def test_smaller_cohorts(tmp_path, bert, settings, learners, criterion):
         (["cohort.students=1"], "mutual learning needs two students or more"),
         (["cohort.teacher=false"], "needs a teacher, but cohort.teacher is false"),
         (["cohort.teacher=false", "cohort.students=0"], "nobody|nothing to learn"),
-        (["phases.teacher.objectives.supervised.weight=0"], "'teacher' nothing to learn"),
+        (["phases.students.stop=0.3"], "'student1' nothing to learn"),
+        (["phases.students.start=1"], r"students.start is 1.0, but must be less than .*stop=1.0"),
+        (["phases.teacher.stop=0.25"], r"teacher.start is 0.25, .*less than phases.teacher.stop"),
         (
             ["cohort.students=0", "phases.teacher.objectives.feedback.weight=0.1"],
             "feedback needs students",
@@ -214,6 +218,14 @@ def test_contradictions_are_refused_before_data_is_read(tmp_path, bert, settings
     with pytest.raises(ConfigError, match=expected) as error:
         train(make_settings(bert, *settings), unread, tmp_path / "run")
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_without_anything_to_learn_is_refused_before_data_is_read(tmp_path, bert):
+    nothing = "phases.teacher.objectives.supervised.weight=0"
+    config = make_settings(bert, nothing, recipe=AT_ONCE)
+    with pytest.raises(ConfigError, match="'teacher' nothing to learn"):
+        train(config, unread, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -331,10 +343,10 @@ def test_starting_from_an_earlier_run(tmp_path, bert):
     first = train(make_settings(bert), make_tables, tmp_path / "first")
     frozen = [
         f"phases.{phase}.{rate}=0"
-        for phase in ("teacher", "students")
+        for phase in ("preparation", "teacher", "students")
         for rate in ("learning_rate", "head_learning_rate")
     ]
-    config = make_settings(bert, *frozen, "training.steps=1")
+    config = make_settings(bert, *frozen, "training.steps=4")
     again = train(config, make_tables, tmp_path / "again", init=tmp_path / "first")
     assert again["weights_sha256"] == first["weights_sha256"]
     inputs = tomllib.loads((tmp_path / "again" / "config.toml").read_text())["inputs"]

@@ -135,12 +135,36 @@ SETTINGS = {
 }
 
 
+AT_ONCE = "at once"  # the recipe nanonet, but all learn at every step, and no label spreads
+
+
 def make_settings(folder: Path | str, *assignments: str, recipe: str = "nanonet") -> Any:
-    """Return the configuration of a small run on a saved encoder."""
-    from nanonet.core.config import make_config, merge, parse_set
+    """Return the configuration of a small run on a saved encoder.
+
+    Args:
+        folder: of the encoder.
+        assignments: further settings, as after --set.
+        recipe: a recipe's name, or `AT_ONCE`.
+    """
+    from nanonet.core.config import Config, build, make_config, merge, parse_set
 
     values = merge(SETTINGS, {"backbone": {"name": str(folder)}})
-    return make_config(recipe, merge(values, parse_set(assignments)))
+    values = merge(values, parse_set(assignments))
+    if recipe != AT_ONCE:
+        return make_config(recipe, values)
+    return build(Config, merge(at_once_tables(), values))
+
+
+def at_once_tables() -> dict[str, Any]:
+    """Return the tables of `AT_ONCE`."""
+    from nanonet.core.config import read_recipe
+
+    tables = read_recipe("nanonet")
+    del tables["propagation"], tables["phases"]["preparation"]
+    del tables["phases"]["teacher"]["objectives"]["propagation"]
+    for phase in tables["phases"].values():
+        del phase["start"]
+    return tables
 
 
 def make_tables(labeled: int = 4, unlabeled: int = 10, validation: int = 0, seed: int = 0) -> Any:

@@ -1,7 +1,6 @@
 """Layer 7: the command line. Commands import what they need when they run."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -387,7 +386,3 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("error: interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader is gone. Python would flush what is left when it ends, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)

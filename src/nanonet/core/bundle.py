@@ -8,7 +8,7 @@
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ class Manifest:
         metrics: how it was chosen, how it scored, and how well the model matches the original.
     """
 
-    format: int
+    format: int = field(metadata={"minimum": 1})
     task: str
     labels: dict[str, Any]
-    max_length: int
+    max_length: int = field(metadata={"minimum": 4})
     quantization: str
     files: dict[str, str]
     learner: dict[str, Any]
@@ -75,10 +75,10 @@ def read_manifest(folder: Path) -> Manifest:
                 " upgrade nanonet"
             )
         manifest = build(Manifest, values)
-    except (OSError, ValueError, ConfigError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, ConfigError, AttributeError, TypeError) as error:
         raise BundleError(f"{path} is damaged: {error}") from None
     for name, expected in manifest.files.items():
-        if Path(name).name != name:
+        if name in ("", "..") or Path(name).name != name:
             raise BundleError(f"{path} names a file outside the bundle: {name!r}")
         if not (folder / name).is_file():
             raise BundleError(f"bundle {folder} lacks {name}: copy the whole folder again")

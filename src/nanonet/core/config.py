@@ -72,6 +72,16 @@ class ViewsConfig:
 
 
 @dataclass(frozen=True)
+class PropagationConfig:
+    """How labels spread to unlabelled texts along nearest neighbours in the teacher's space."""
+
+    at: float = setting(0.0, 0.0, 1.0)  # share of the steps after which it is done; 0: never
+    neighbours: int = setting(20, 1)
+    alpha: float = setting(0.95, 0.0, 0.999)  # weight of the neighbours against one's own label
+    iterations: int = setting(30, 1)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The loop."""
 
@@ -91,13 +101,15 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """One optimizer step of the online step: who learns, from what, how fast."""
+    """One optimizer step of the online step: who learns, from what, how fast, and when."""
 
     learners: Literal["teacher", "students", "all"]
+    start: float = setting(0.0, 0.0, 1.0)  # share of all steps before which it rests
+    stop: float = setting(1.0, 0.0, 1.0)  # share of all steps after which it rests
     learning_rate: float = setting(1e-2, 0.0)  # of the encoder's trainable parameters
     head_learning_rate: float = setting(1e-2, 0.0)
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
-    warmup: float = setting(0.0, 0.0, 1.0)  # share of all steps
+    warmup: float = setting(0.0, 0.0, 1.0)  # share of the phase's steps
     weight_decay: float = setting(0.0, 0.0)
     clip_norm: float = setting(1.0, 0.0)  # per learner; 0: off
     objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -115,6 +127,7 @@ class Config:
     head: HeadConfig = field(default_factory=HeadConfig)
     cohort: CohortConfig = field(default_factory=CohortConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    propagation: PropagationConfig = field(default_factory=PropagationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)
 

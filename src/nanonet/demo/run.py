@@ -13,23 +13,24 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from nanonet.core.config import make_config
+from nanonet.core.config import CohortConfig, HeadConfig, make_config
 from nanonet.core.errors import RunError
 from nanonet.core.files import new_folder, write_text
 from nanonet.data.readers import TextTable, table_from_lists
 from nanonet.demo.corpus import Docstring, Split, read_corpus, split_corpus
 from nanonet.export import export
 from nanonet.models.backbones import load_backbone
+from nanonet.models.cohort import TEACHER, build_cohort
 from nanonet.runtime.predictor import Predictor
+from nanonet.scoring import evaluate_run
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.device import choose_hardware
 from nanonet.training.display import ConsoleDisplay
-from nanonet.training.evaluation import embed_texts
+from nanonet.training.evaluation import embed
 from nanonet.training.inputs import TrainingTables, label_set_of
 from nanonet.training.train import train
-from nanonet.scoring import evaluate_run
 
 LABELED_PER_AREA = 10
 CURVE_TEXTS = 400  # test texts scored along the way; the table is over all of them
@@ -129,9 +130,10 @@ def baselines(labeled: TextTable, test: TextTable, labels: LabelSet) -> list[Row
     backbone = load_backbone("minilm")
     tokenizer = TextTokenizer(backbone.tokenizer_json, max_length=256)
     hardware = choose_hardware(make_config("supervised", {}).training)
+    frozen_only = CohortConfig(students=0, teacher_peft="head")
+    encoder = build_cohort(backbone, frozen_only, HeadConfig(), len(labels))[TEACHER]
     vectors, test_vectors = (
-        embed_texts(backbone.encoder, backbone.pooling, tokenizer.encode(t.texts).ids, hardware)
-        for t in (labeled, test)
+        embed(encoder, tokenizer.encode(t.texts).ids, hardware) for t in (labeled, test)
     )
     model = LogisticRegression(max_iter=1000).fit(vectors, truth)
     frozen = Row(
@@ -208,5 +210,3 @@ def draw_curve(metrics: Path, picture: Path, rows: list[Row]) -> None:
     axes.legend(fontsize=8, loc="lower right")
     axes.grid(alpha=0.25)
     figure.savefig(picture)
-
-

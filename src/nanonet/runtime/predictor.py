@@ -1,6 +1,6 @@
 """`Predictor`: runs a bundle with onnxruntime, tokenizers and numpy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ class Predictor:
 
         folder = Path(bundle)
         manifest = read_manifest(folder)
+        if manifest.task != "classification":
+            raise BundleError(
+                f"bundle {folder} is for the task '{manifest.task}', which this NanoNet does not"
+                " know: upgrade nanonet"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -88,6 +93,8 @@ class Predictor:
         """
         if isinstance(texts, str):
             raise DataError("texts must be a list of texts, not one text: put it in a list")
+        if not isinstance(texts, Iterable):
+            raise DataError(f"texts must be a list of texts, not {type(texts).__name__}")
         texts = list(texts)
         logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
         for start in range(0, len(texts), TEXTS_AT_ONCE):

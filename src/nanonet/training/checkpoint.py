@@ -18,7 +18,9 @@ from torch import Tensor
 from nanonet.core.errors import RunError
 from nanonet.core.files import new_folder, write_bytes, write_json
 from nanonet.models.cohort import Cohort
+from nanonet.training.propagation import SoftLabels
 
+SOFT_LABELS = "soft_labels.safetensors"
 KEEP = 2  # checkpoints on disk: should the newest be damaged, the one before it is there
 
 
@@ -30,13 +32,21 @@ class Position:
         step: steps done.
         seconds: training time so far.
         sums: losses added up since the last log line, by name.
-        sum_steps: steps since the last log line.
+        counts: how many steps each of them adds up.
     """
 
     step: int
     seconds: float
     sums: dict[str, float]
-    sum_steps: int
+    counts: dict[str, int]
+
+    def after(self, losses: Mapping[str, float], seconds: float) -> "Position":
+        """Return the position after a further step."""
+        sums, counts = dict(self.sums), dict(self.counts)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value
+            counts[name] = counts.get(name, 0) + 1
+        return Position(self.step + 1, seconds, sums, counts)
 
 
 def save_checkpoint(
@@ -44,6 +54,7 @@ def save_checkpoint(
     position: Position,
     cohort: Cohort,
     optimizers: Mapping[str, torch.optim.Optimizer],
+    soft_labels: SoftLabels | None = None,
 ) -> Path:
     """Write ``folder/step-NNNNNN`` and delete all but the newest checkpoints.
 
@@ -61,6 +72,9 @@ def save_checkpoint(
         with new_folder(path) as temporary:
             write_tensors(temporary / "trained.safetensors", cohort.own_tensors())
             write_tensors(temporary / "optimizers.safetensors", states)
+            if soft_labels is not None:
+                parts = {k: torch.from_numpy(v) for k, v in vars(soft_labels).items()}
+                write_tensors(temporary / SOFT_LABELS, parts)
             write_json(temporary / "position.json", asdict(position))
     except OSError as error:
         raise RunError(
@@ -95,6 +109,22 @@ def load_checkpoint(
             optimizer.load_state_dict(state_dict)
         return Position(**json.loads((path / "position.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"checkpoint {path} cannot be used: {error}; delete it to continue from the one"
+            " before, if there is one"
+        ) from None
+
+
+def load_soft_labels(path: Path) -> SoftLabels:
+    """Return the propagated labels of a checkpoint that was saved after propagation.
+
+    Raises:
+        RunError: they are damaged or gone.
+    """
+    try:
+        parts = read_tensors(path / SOFT_LABELS)
+        return SoftLabels(**{name: tensor.numpy() for name, tensor in parts.items()})
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(
             f"checkpoint {path} cannot be used: {error}; delete it to continue from the one"
             " before, if there is one"

@@ -63,6 +63,7 @@ class ConsoleDisplay:
         self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
         self._steps = 0
+        self._last: tuple[int, float] | None = None  # step and seconds of the row before
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -85,6 +86,7 @@ class ConsoleDisplay:
     def start(self, step: int, steps: int) -> None:
         """See `Display`."""
         self._steps = steps
+        self._last = None
         if self._console.is_terminal and not self._quiet:
             self._task = self._progress.add_task("training", total=steps, completed=step, rate="")
             self._live = Live(self._progress, console=self._console, refresh_per_second=4)
@@ -105,19 +107,34 @@ class ConsoleDisplay:
             table.add_row(_losses_table(row))
             self._live.update(table)
         else:
-            left = row.seconds / row.step * (self._steps - row.step)
-            losses = "  ".join(f"{k} {v:.4f}" for k, v in row.losses.items())
-            rates = "  ".join(f"{k} {v:.2e}" for k, v in row.learning_rates.items())
-            self.say(
-                f"step {row.step}/{self._steps}  {losses}  lr: {rates}"
-                f"  {row.tokens_per_second:,.0f} tokens/s  {left:.0f} s left"
-            )
+            self.say(self._line(row))
+        self._last = row.step, row.seconds
+
+    def _line(self, row: LogRow) -> str:
+        """Return a row as one line; the time left goes by the pace since the row before."""
+        left = ""
+        if self._last is not None and row.step > self._last[0]:
+            pace = (row.seconds - self._last[1]) / (row.step - self._last[0])
+            left = f", {pace * (self._steps - row.step):.0f} s left"
+        losses: dict[str, list[str]] = {}
+        for key, value in row.losses.items():
+            learner, objective = key.split(".")
+            losses.setdefault(learner, []).append(f"{objective} {value:.4f}")
+        parts = [f"{n}: {', '.join(v)}, lr {_rate(row, n):.1e}" for n, v in losses.items()]
+        speed = f"{row.tokens_per_second:,.0f} tokens/s{left}"
+        return f"step {row.step}/{self._steps}  " + "; ".join([*parts, speed])
 
     def stop(self) -> None:
         """See `Display`."""
         if self._live:
             self._live.stop()
             self._live = None
+
+
+def _rate(row: LogRow, learner: str) -> float:
+    """Return the learning rate of a learner's encoder, or of its head if only that learns."""
+    rates = row.learning_rates
+    return rates.get(f"{learner}.encoder", rates.get(f"{learner}.head", 0.0))
 
 
 def _losses_table(row: LogRow) -> Table:
@@ -129,10 +146,9 @@ def _losses_table(row: LogRow) -> Table:
         table.add_column(heading, justify="right")
     for learner in learners:
         cells = [row.losses.get(f"{learner}.{o}") for o in objectives]
-        rate = row.learning_rates.get(
-            f"{learner}.encoder", row.learning_rates.get(f"{learner}.head", 0.0)
+        table.add_row(
+            learner, *("" if c is None else f"{c:.4f}" for c in cells), f"{_rate(row, learner):.2e}"
         )
-        table.add_row(learner, *("" if c is None else f"{c:.4f}" for c in cells), f"{rate:.2e}")
     return table
 
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
-from nanonet.models.cohort import Cohort
+from nanonet.models.cohort import TEACHER, Cohort, LearnerOutput
+from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
-from nanonet.training.evaluation import autocast
+from nanonet.training.evaluation import autocast, embed
 from nanonet.training.optim import (
     clip_gradients,
     make_optimizer,
@@ -30,6 +31,7 @@ from nanonet.training.optim import (
     set_learning_rates,
 )
 from nanonet.training.plan import Phase, Plan
+from nanonet.training.propagation import SoftLabels, propagate
 from nanonet.training.step import Batch, PhaseStep
 
 
@@ -117,7 +119,9 @@ class Engine:
     """Trains a cohort by a plan.
 
     Attributes:
+        soft_labels: what propagation said of ``rows.unlabeled``, once it was done.
         optimizers: one per phase, by the phase's name.
+        propagation_step: the step before which propagation is done; None: never.
     """
 
     cohort: Cohort
@@ -125,11 +129,18 @@ class Engine:
     rows: TrainingRows
     config: Config
     hardware: Hardware
+    soft_labels: SoftLabels | None = None
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
+    propagation_step: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.optimizers = {p.name: make_optimizer(p, self.cohort) for p in self.plan.phases}
         training = self.config.training
+        self.propagation_step = (
+            round(self.config.propagation.at * training.steps)
+            if self.plan.needs_soft_labels
+            else None
+        )
         for module in self.cohort.modules():
             if isinstance(module, nn.Dropout):
                 module.p = training.dropout
@@ -150,23 +161,25 @@ class Engine:
         window = _Window()
         while position.step < training.steps and not stop.reason:
             step = position.step
+            if step == self.propagation_step:
+                self.soft_labels = self._propagate()
             batch = self._draw(step)
             torch.manual_seed(_step_seed(self.config.seed, step))  # for dropout
             losses: dict[str, float] = {}
+            targets: dict[Stream, LearnerOutput] = {}
             for phase in self.plan.phases:
-                losses |= self._run_phase(phase, batch, step)
+                losses |= self._run_phase(phase, batch, step, targets)
             _check_finite(losses, step + 1)
 
-            sums = {k: position.sums.get(k, 0.0) + v for k, v in losses.items()}
             seconds = position.seconds + window.lap(batch.tokens)
-            position = Position(step + 1, seconds, sums, position.sum_steps + 1)
+            position = position.after(losses, seconds)
             observer.on_step(position.step)
             stop.check_clock(position.seconds, training.max_minutes)
             last = position.step == training.steps
             # A stop completes no log row: the sums travel on, so that a resumed run logs the same.
             if last or position.step % training.log_every == 0:
                 observer.on_log(self._log_row(position, window.rate()))
-                position = replace(position, sums={}, sum_steps=0)
+                position = replace(position, sums={}, counts={})
             if last or stop.reason or position.step % training.checkpoint_every == 0:
                 observer.on_checkpoint(position)
                 window.restart()  # what observers do is not training time
@@ -175,18 +188,53 @@ class Engine:
 
     def _draw(self, step: int) -> Batch:
         labeled, unlabeled = self._batches.draw(step)
+        if not any("unlabeled" in phase.streams for phase in self._active(step)):
+            unlabeled = unlabeled[:0]
         return Batch(
             [self.rows.labeled[i] for i in labeled],
             [self.rows.unlabeled[i] for i in unlabeled],
             torch.from_numpy(self.rows.labels[labeled]).to(self.hardware.device),
             self.config.training.max_padding,
             self.hardware.device,
+            self._targets(unlabeled),
         )
 
-    def _run_phase(self, phase: Phase, batch: Batch, step: int) -> dict[str, float]:
-        """Step one phase's optimizer; return the unweighted losses."""
-        progress = step / self.config.training.steps
-        view = PhaseStep(self.cohort, phase, batch, self.config.views, self.config.seed, step)
+    def _active(self, step: int) -> list[Phase]:
+        steps = self.config.training.steps
+        return [p for p in self.plan.phases if p.progress(step, steps) is not None]
+
+    def _targets(self, rows: Ids) -> SoftTargets | None:
+        if self.soft_labels is None:
+            return None
+        parts = (self.soft_labels.probabilities[rows], self.soft_labels.confidence[rows])
+        return SoftTargets(*(torch.from_numpy(a).to(self.hardware.device) for a in parts))
+
+    def _propagate(self) -> SoftLabels:
+        """Spread the labels in the teacher's space as it now is."""
+        source = self.cohort[TEACHER if self.cohort.has_teacher else self.cohort.students[0]]
+        labeled, unlabeled = (
+            embed(source, ids, self.hardware) for ids in (self.rows.labeled, self.rows.unlabeled)
+        )
+        classes = source.head.linear.out_features
+        return propagate(labeled, self.rows.labels, unlabeled, classes, self.config.propagation)
+
+    def _run_phase(
+        self, phase: Phase, batch: Batch, step: int, targets: dict[Stream, LearnerOutput]
+    ) -> dict[str, float]:
+        """Step one phase's optimizer; return the unweighted losses, none where it rests."""
+        progress = phase.progress(step, self.config.training.steps)
+        if progress is None:
+            return {}
+        view = PhaseStep(
+            self.cohort,
+            phase,
+            batch,
+            self.config.views,
+            self.config.seed,
+            step,
+            self.plan.needs_hidden_states,
+            targets,
+        )
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.hardware.device)
         with autocast(self.hardware):
@@ -207,10 +255,10 @@ class Engine:
     def _log_row(self, position: Position, tokens_per_second: float) -> LogRow:
         rates = {
             group["name"]: group["lr"]
-            for optimizer in self.optimizers.values()
-            for group in optimizer.param_groups
+            for phase in self._active(position.step - 1)  # what rests has no rate
+            for group in self.optimizers[phase.name].param_groups
         }
-        losses = {k: v / position.sum_steps for k, v in position.sums.items()}
+        losses = {k: v / position.counts[k] for k, v in position.sums.items()}
         return LogRow(position.step, losses, rates, position.seconds, tokens_per_second)
 
 

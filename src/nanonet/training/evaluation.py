@@ -1,6 +1,7 @@
 """Scoring: every row, in order, in evaluation mode."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,3 +35,19 @@ def predict_logits(
             logits[chunk.rows.cpu().numpy()] = out.float().cpu().numpy()
     learner.train(was_training)
     return logits
+
+
+def embed(
+    learner: Learner, ids: Sequence[Ids], hardware: Hardware, max_padding: float = 0.1
+) -> NDArray[np.float32]:
+    """Return the learner's pooled vectors (n, H) of n encoded texts, L2-normalised, in order."""
+    was_training = learner.training
+    learner.eval()
+    vectors = np.empty((len(ids), learner.encoder.hidden_size), dtype=np.float32)
+    with torch.inference_mode(), autocast(hardware):
+        for chunk in make_chunks(list(ids), max_padding, hardware.device, TOKENS_PER_CHUNK):
+            rows = replace(chunk, rows=torch.arange(len(chunk.rows), device=hardware.device))
+            pooled = torch.nn.functional.normalize(learner.read([rows]).pooled, dim=-1)
+            vectors[chunk.rows.cpu().numpy()] = pooled.cpu().numpy()
+    learner.train(was_training)
+    return vectors

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nanonet.core.config import CohortConfig, Config, PhaseConfig
+from nanonet.core.config import CohortConfig, Config, PhaseConfig, PropagationConfig
 from nanonet.core.errors import ConfigError
 from nanonet.models.cohort import TEACHER
 from nanonet.models.peft import PEFT
@@ -18,6 +18,15 @@ class Phase:
     learners: tuple[str, ...]
     objectives: dict[str, Objective]
     config: PhaseConfig
+
+    def progress(self, step: int, steps: int) -> float | None:
+        """Return how far this phase is at ``step`` of ``steps``, in [0, 1); None where it rests."""
+        window = self.window(steps)
+        return (step - window.start) / len(window) if step in window else None
+
+    def window(self, steps: int) -> range:
+        """Return those of ``steps`` at which this phase does not rest."""
+        return range(round(self.config.start * steps), round(self.config.stop * steps))
 
     @property
     def streams(self) -> frozenset[Stream]:
@@ -36,6 +45,16 @@ class Plan:
 
     phases: tuple[Phase, ...]
     notices: tuple[str, ...]
+
+    @property
+    def needs_soft_labels(self) -> bool:
+        """Return whether an objective reads propagated labels."""
+        return any(o.needs_soft_labels for p in self.phases for o in p.objectives.values())
+
+    @property
+    def needs_hidden_states(self) -> bool:
+        """Return whether an objective reads hidden states."""
+        return any(phase.needs_hidden_states for phase in self.phases)
 
     @property
     def reads_unlabeled(self) -> bool:
@@ -71,10 +90,16 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
             if phase.learners == "all" or (n == TEACHER) == (phase.learners == "teacher")
         )
         objectives = build_objectives(phase.objectives, name)
+        if phase.start >= phase.stop:
+            raise ConfigError(
+                f"phases.{name}.start is {phase.start}, but must be less than"
+                f" phases.{name}.stop={phase.stop}"
+            )
         if not learners:
             continue
         for key, objective in objectives.items():
             _check_objective(f"phases.{name}.objectives.{key}", objective, config.cohort)
+            _check_soft_labels(f"phases.{name}", objective, phase, config.propagation)
         if not has_unlabeled:
             dropped = [k for k, o in objectives.items() if "unlabeled" in o.streams]
             objectives = {k: o for k, o in objectives.items() if k not in dropped}
@@ -82,7 +107,8 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
                 notices.append(f"no unlabelled text: {', '.join(dropped)} left out of {name}")
         if objectives:
             phases.append(Phase(name, learners, objectives, phase))
-    trained = {learner for phase in phases for learner in phase.learners}
+    steps = config.training.steps
+    trained = {n for phase in phases if phase.window(steps) for n in phase.learners}
     for learner in names:
         if learner not in trained:
             raise ConfigError(
@@ -90,6 +116,16 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
                 " or leave it out (cohort.teacher=false, cohort.students=0)"
             )
     return Plan(tuple(phases), tuple(notices))
+
+
+def _check_soft_labels(
+    where: str, objective: Objective, phase: PhaseConfig, propagation: PropagationConfig
+) -> None:
+    if objective.needs_soft_labels and not 0.0 < propagation.at <= phase.start:
+        raise ConfigError(
+            f"{where} reads propagated labels and starts at {phase.start}, but propagation.at is"
+            f" {propagation.at}: propagate above 0 and no later than the phase starts"
+        )
 
 
 def _check_objective(where: str, objective: Objective, cohort: CohortConfig) -> None:

@@ -1,7 +1,7 @@
-"""Labels spread through the neighbourhoods of the pretrained encoder's space.
+"""Labels spread through the neighbourhoods of the teacher's space.
 
-Before the first step, the frozen encoder places every labelled and unlabelled text in its space
-once. Labels then spread along the graph of nearest neighbours (Zhou et al. 2003, "Learning with
+Once, after a share of the steps, the teacher places every labelled and unlabelled text in its space
+as it then is. Labels spread along the graph of nearest neighbours (Zhou et al. 2003, "Learning with
 local and global consistency": F <- alpha S F + (1 - alpha) Y, S the normalised adjacency), which
 gives each unlabelled text a soft label. What this brings is measured in ``docs/experiments.md``.
 """
@@ -25,7 +25,8 @@ class SoftLabels:
 
     Attributes:
         probabilities: (n_u, C), rows sum to 1.
-        confidence: (n_u,), 0 where nothing is known to 1 where all labels around agree.
+        confidence: (n_u,), rank of the row among all by how clear its label is, from 0 for the
+            least clear to 1; 0 for every row that no label has reached.
     """
 
     probabilities: Vectors
@@ -49,7 +50,7 @@ def propagate(
         labels: their class indexes (n_l,).
         unlabeled: L2-normalised vectors (n_u, H).
         classes: number of classes C.
-        config: neighbours and alpha.
+        config: neighbours, alpha and iterations.
     """
     graph = neighbour_graph(np.concatenate([labeled, unlabeled]), config.neighbours)
     start = np.zeros((graph.shape[0], classes), dtype=np.float32)
@@ -62,9 +63,12 @@ def propagate(
     found = mass[len(labels) :]
     total = found.sum(1, keepdims=True)
     uniform = np.full_like(found, 1.0 / classes)
-    probabilities = np.where(total > 0.0, found / np.maximum(total, 1e-30), uniform)
+    reached = total > 1e-30
+    probabilities = np.where(reached, found / np.maximum(total, 1e-30), uniform)
     entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(1)
-    confidence = 1.0 - entropy / np.log(classes)
+    # Ranks, since the entropy's scale depends on alpha, on the classes and on the graph.
+    ranks = (-entropy).argsort(kind="stable").argsort(kind="stable")
+    confidence = np.where(reached[:, 0], ranks / max(len(ranks) - 1, 1), 0.0)
     return SoftLabels(probabilities.astype(np.float32), confidence.astype(np.float32))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from nanonet.core.config import ViewsConfig
 from nanonet.data.augment import token_cutoff
 from nanonet.models.cohort import TEACHER, Chunk, Cohort, LearnerOutput
-from nanonet.objectives.base import Stream
+from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.tokenization import Ids, length_chunks, pad
 from nanonet.training.plan import Phase
 
@@ -37,6 +37,7 @@ class Batch:
         labels: class indexes of the labelled rows, (R,), on the device.
         max_padding: see `length_chunks`.
         device: where the chunks go.
+        soft_labels: propagated labels of the unlabelled rows, once there are some.
     """
 
     labeled: list[Ids]
@@ -44,6 +45,7 @@ class Batch:
     labels: Tensor
     max_padding: float
     device: str
+    soft_labels: SoftTargets | None = None
     _made: dict[Streams, list[Chunk]] = field(default_factory=dict)
 
     def chunks(self, streams: Streams) -> list[Chunk]:
@@ -74,23 +76,43 @@ class PhaseStep:
         views: what students see of unlabelled rows.
         seed: of the run.
         step: number of the step, from 0.
+        hidden_states: keep them; some phase of the plan reads them.
+        teacher_targets: the teacher's outputs by stream, handed from phase to phase of one step: a
+            teacher that has read the rows to learn from them need not read them again to be a
+            target. Such targets are from before its update.
     """
 
     def __init__(
-        self, cohort: Cohort, phase: Phase, batch: Batch, views: ViewsConfig, seed: int, step: int
+        self,
+        cohort: Cohort,
+        phase: Phase,
+        batch: Batch,
+        views: ViewsConfig,
+        seed: int,
+        step: int,
+        hidden_states: bool = False,
+        teacher_targets: dict[Stream, LearnerOutput] | None = None,
     ) -> None:
         self._cohort = cohort
         self._phase = phase
         self._batch = batch
         self._views = views
         self._seed = (seed, step)
+        self._hidden_states = hidden_states
         self._own: dict[str, LearnerOutput] = {}
         self._targets: dict[tuple[str, Stream], LearnerOutput] = {}
+        self._teacher_targets = {} if teacher_targets is None else teacher_targets
 
     @property
     def labels(self) -> Tensor:
         """See `StepView.labels`."""
         return self._batch.labels
+
+    @property
+    def soft_labels(self) -> SoftTargets:
+        """See `StepView.soft_labels`."""
+        assert self._batch.soft_labels is not None, "the plan starts such phases after propagation"
+        return self._batch.soft_labels
 
     @property
     def students(self) -> list[str]:
@@ -107,13 +129,19 @@ class PhaseStep:
             streams = self._phase.streams
             chunks = self._batch.chunks(streams)
             visible = self._visible(learner, chunks, "labeled" in streams)
-            hidden = self._phase.needs_hidden_states
-            self._own[learner] = self._cohort[learner].read(chunks, visible, hidden)
+            module = self._cohort[learner]
+            self._own[learner] = module.read(chunks, visible, self._hidden_states)
+            if learner == TEACHER and not module.training:  # no dropout: as good as a target
+                for part in streams:
+                    target = _detach(self._slice(self._own[learner], part))
+                    self._teacher_targets[part] = target
         return self._slice(self._own[learner], stream)
 
     def teacher(self, stream: Stream) -> LearnerOutput:
         """See `StepView.teacher`."""
-        return self._target(TEACHER, stream)
+        if stream not in self._teacher_targets:
+            self._teacher_targets[stream] = self._target(TEACHER, stream)
+        return self._teacher_targets[stream]
 
     def peer(self, learner: str, stream: Stream) -> LearnerOutput:
         """See `StepView.peer`."""
@@ -129,8 +157,7 @@ class PhaseStep:
             module.eval()
             with torch.no_grad():
                 chunks = self._batch.chunks(frozenset({stream}))
-                hidden = self._phase.needs_hidden_states
-                self._targets[key] = module.read(chunks, keep_hidden_states=hidden)
+                self._targets[key] = module.read(chunks, None, self._hidden_states)
             module.train(was_training)
         return self._targets[key]
 

@@ -20,11 +20,12 @@ from nanonet.models.cohort import TEACHER, Cohort, build_cohort
 from nanonet.models.layer_maps import layer_maps
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
-from nanonet.tasks.tokenization import TextTokenizer
+from nanonet.tasks.tokenization import Ids, TextTokenizer
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
     load_checkpoint,
+    load_soft_labels,
     read_tensors,
     save_checkpoint,
     write_tensors,
@@ -53,6 +54,7 @@ from nanonet.training.run_folder import RunFolder, check_same, weights_sha256
 from nanonet.training.selection import Selection, select_by_accuracy, select_by_agreement
 
 Mode = Literal["new", "resume", "overwrite"]
+PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
 SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
 
 
@@ -127,7 +129,7 @@ def train(
     with _writing(run):
         position = _open(run, mode, config, inputs, prepared)
         if position is None:
-            position = Position(0, 0.0, {}, 0)
+            position = Position(0, 0.0, {}, {})
             _create(run, config, inputs, labels, tokenizer, tables, hardware)
         log = LoggingDisplay(shown, run.path / "log.txt")
         for notice in (*prepared.engine.plan.notices, *warnings):
@@ -211,12 +213,25 @@ def _prepare(
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
-    unlabeled = encoded["unlabeled"].encoded.ids if "unlabeled" in encoded else []
+    unlabeled = _within_reach(encoded["unlabeled"], config) if "unlabeled" in encoded else []
     rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
     return Prepared(cohort, engine, hardware, encoded, truncated)
+
+
+def _within_reach(table: EncodedTable, config: Config) -> list[Ids]:
+    """Return the unlabelled texts that the steps can reach, or enough to propagate labels along.
+
+    Steps draw a limited number of texts; without this, propagation would place all others too.
+    """
+    ids = table.encoded.ids
+    wanted = max(config.training.steps * config.training.unlabeled_batch, PROPAGATION_TEXTS)
+    if len(ids) <= wanted:
+        return ids
+    rows = np.random.default_rng((config.seed, len(ids))).permutation(len(ids))[:wanted]
+    return [ids[i] for i in np.sort(rows)]
 
 
 def start_from(cohort: Cohort, init: Path, fingerprint: str, labels: LabelSet) -> None:
@@ -259,6 +274,9 @@ def _open(
             )
     newest = list_checkpoints(run.checkpoints)[-1]
     position = load_checkpoint(newest, prepared.cohort, prepared.engine.optimizers)
+    propagation_step = prepared.engine.propagation_step
+    if propagation_step is not None and position.step > propagation_step:
+        prepared.engine.soft_labels = load_soft_labels(newest)
     run.cut_metrics(position.step)
     return position
 
@@ -291,9 +309,10 @@ def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> st
         f" {prepared.cohort[name].total_count():,} parameters"
         for name in prepared.cohort
     )
+    cut = sum(prepared.truncated.values())
     return (
-        f"texts: {counts}; {len(labels)} classes; training: {learners};"
-        f" computing on {prepared.hardware.describe()}"
+        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(labels)} classes;"
+        f" training: {learners}; computing on {prepared.hardware.describe()}"
     )
 
 
@@ -321,7 +340,11 @@ class _Recorder:
             row = {"kind": "evaluation", "step": position.step, "set": self._monitor.source}
             self._run.append_metrics({**row, "accuracy": scores})
         save_checkpoint(
-            self._run.checkpoints, position, self._prepared.cohort, self._prepared.engine.optimizers
+            self._run.checkpoints,
+            position,
+            self._prepared.cohort,
+            self._prepared.engine.optimizers,
+            self._prepared.engine.soft_labels,
         )
 
 
