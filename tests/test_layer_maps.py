@@ -55,7 +55,7 @@ def test_explicit_maps():
         ("spread", 1, 2, "only 1 distinct views"),
         ("block_front", 3, 3, r"student 3 is \[7, 8, 9\]"),
         ("block", 4, 3, "distinct|must increase"),
-        ("sprad", 3, 2, "unknown layer map 'sprad'; did you mean 'spread'"),
+        ("sprad", 3, 2, "unknown layer map 'sprad' .did you mean 'spread'"),
     ],
 )
 def test_maps_that_do_not_fit(kind, layers, students, expected):

@@ -318,7 +318,7 @@ def list_kind(kind: str) -> None:
     }
     if kind not in homes:
         hint = did_you_mean(kind, KINDS)
-        raise ConfigError(f"unknown kind '{kind}'{hint} (there are: {', '.join(KINDS)})")
+        raise ConfigError(f"unknown kind '{kind}'{hint}; there are: {', '.join(KINDS)}")
     module, attribute = homes[kind]
     registry = getattr(_need(module, f"nanonet list {kind}"), attribute)
     for name in registry:

@@ -145,7 +145,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         if key not in fields:
             hint = did_you_mean(key, fields)
             known = ", ".join(fields)
-            raise ConfigError(f"unknown key '{prefix}{key}'{hint} (known: {known})")
+            raise ConfigError(f"unknown key '{prefix}{key}'{hint}; known: {known}")
     made: dict[str, Any] = {}
     for name, spec in fields.items():
         if name in values:
@@ -277,8 +277,8 @@ def read_recipe(name: str) -> dict[str, Any]:
         if name not in recipe_names():
             hint = did_you_mean(name, recipe_names())
             raise ConfigError(
-                f"unknown recipe '{name}'{hint} (there are: {', '.join(recipe_names())};"
-                " or give the path of a .toml file)"
+                f"unknown recipe '{name}'{hint}; there are: {', '.join(recipe_names())};"
+                " or give the path of a .toml file"
             )
         text = resources.files("nanonet").joinpath(f"recipes/{name}.toml").read_text("utf-8")
     try:
@@ -304,7 +304,7 @@ def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
         if _is_table(phase) and "learners" not in phase:
             raise ConfigError(
                 f"unknown phase 'phases.{name}'{did_you_mean(name, known)}"
-                f" (recipe {recipe} has: {', '.join(known)})"
+                f"; recipe {recipe} has: {', '.join(known)}"
             )
     return build(Config, values)
 

@@ -9,10 +9,11 @@ from nanonet.core.errors import ConfigError
 T = TypeVar("T")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest known name, or ``""``."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest known word, ignoring case, or ``""``."""
+    by_folded = {item.casefold(): item for item in known}
+    close = difflib.get_close_matches(word.casefold(), list(by_folded), n=1)
+    return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
 
 
 class Registry(Generic[T]):
@@ -46,7 +47,7 @@ class Registry(Generic[T]):
         if name not in self._entries:
             known = ", ".join(sorted(self._entries))
             hint = did_you_mean(name, self._entries)
-            raise ConfigError(f"unknown {self.kind} '{name}'{hint} (there are: {known})")
+            raise ConfigError(f"unknown {self.kind} '{name}'{hint}; there are: {known}")
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

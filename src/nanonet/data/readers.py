@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanonet.core.errors import DataError, MissingExtraError
+from nanonet.core.registry import did_you_mean
 from nanonet.data.checks import clean_label, clean_name, clean_text
-from nanonet.tasks.labels import Label, as_numbers, did_you_mean, listing, place, quoted
+from nanonet.tasks.labels import Label, as_numbers, listing, place, quoted
 
 LabelUse = Literal["required", "optional", "ignored"]
 

@@ -5,10 +5,7 @@ the file, and on nothing else; a class is sorted by key, the labelled texts are 
 validation texts its last V. So the labelled texts for N=10 are the first ten of those for N=30.
 """
 
-import hashlib
 import json
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.errors import ConfigError, DataError
+from nanonet.core.files import new_folder, sha256_file
 from nanonet.data.checks import conflicting_duplicates, normalize_text
 from nanonet.data.readers import TextTable
 from nanonet.data.writers import SUFFIXES, write_table
@@ -185,20 +183,13 @@ def write_split(split: Split, table: TextTable, out: Path, suffix: str) -> None:
     out = Path(out)
     if out.name in ("", ".."):
         raise DataError(f"{out} cannot become a split; name a new folder")
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(f"{out} exists and is not an empty folder; name a new one")
     try:
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise DataError(f"{out} exists and is not an empty folder; name a new one")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        _write_files(split, table, temporary, suffix)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
+        with new_folder(out) as folder:
+            _write_files(split, table, folder, suffix)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_files(split: Split, table: TextTable, folder: Path, suffix: str) -> None:
@@ -233,6 +224,7 @@ def _record(
     split: Split, table: TextTable, label_set: LabelSet, ids: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Return the content of ``split.json``."""
+    source = Path(table.source)
     counts = {
         part: np.bincount(ids[np.array(rows, dtype=np.int64)], minlength=len(label_set)).tolist()
         for part, rows in (
@@ -243,7 +235,7 @@ def _record(
     }
     return {
         "source": table.source,
-        "source_sha256": _sha256(table.source),
+        "source_sha256": sha256_file(source) if source.is_file() else None,
         "exclude": split.exclude_source,
         "seed": split.seed,
         "labeled_per_class": split.labeled_per_class,
@@ -259,12 +251,3 @@ def _record(
         },
         "note": _NOTE,
     }
-
-
-def _sha256(source: str) -> str | None:
-    """Return the SHA-256 (hex) of the source file, None for a source that is no file."""
-    path = Path(source)
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

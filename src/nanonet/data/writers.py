@@ -1,13 +1,12 @@
 """Write tables as CSV, TSV, JSONL or Parquet files, whole or not at all."""
 
-import contextlib
 import csv
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanonet.core.errors import DataError, MissingExtraError
+from nanonet.core.files import new_file
 from nanonet.tasks.labels import quoted
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -30,16 +29,14 @@ def write_table(path: str | Path, columns: Table) -> None:
     if len(set(lengths.values())) != 1:
         found = ", ".join(f"{name} ({length})" for name, length in lengths.items())
         raise DataError(f"{path}: columns of equal length are needed, got {found or 'none'}")
-    # A random name: two processes may write the same file, and a killed one leaves its own behind.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        if suffix == ".parquet":
-            _write_parquet(part, path, columns)
-        elif suffix in (".csv", ".tsv"):
-            _write_csv(part, path, columns, "\t" if suffix == ".tsv" else ",")
-        else:
-            _write_jsonl(part, columns)
-        part.replace(path)
+        with new_file(path) as part:
+            if suffix == ".parquet":
+                _write_parquet(part, path, columns)
+            elif suffix in (".csv", ".tsv"):
+                _write_csv(part, path, columns, "\t" if suffix == ".tsv" else ",")
+            else:
+                _write_jsonl(part, columns)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
@@ -47,14 +44,10 @@ def write_table(path: str | Path, columns: Table) -> None:
             f"cannot write {path}: a value holds half of a surrogate pair, which is no "
             "character; remove it"
         ) from error
-    finally:
-        # Gone already after a success; where it never was, the reason for that is the better error.
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _write_csv(part: Path, path: Path, columns: Table, delimiter: str) -> None:
-    with part.open("x", encoding="utf-8", newline="") as stream:
+    with part.open("w", encoding="utf-8", newline="") as stream:
         # Every text is quoted: Python before 3.13 leaves a lone "\r" bare, and then cannot read it.
         writer = csv.writer(
             stream, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
@@ -71,7 +64,7 @@ def _write_csv(part: Path, path: Path, columns: Table, delimiter: str) -> None:
 
 
 def _write_jsonl(part: Path, columns: Table) -> None:
-    with part.open("x", encoding="utf-8", newline="\n") as stream:
+    with part.open("w", encoding="utf-8", newline="\n") as stream:
         for row in zip(*columns.values(), strict=True):
             record = dict(zip(columns, row, strict=True))
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")

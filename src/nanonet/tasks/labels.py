@@ -6,15 +6,15 @@ knows no numbers, a test file may hold names where the training file holds numbe
 doubt about which class is meant.
 """
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.errors import DataError
+from nanonet.core.registry import did_you_mean
 
 Label = int | str
 
@@ -49,13 +49,6 @@ def listing(items: Sequence[str]) -> str:
     shown = ", ".join(items[:_MOST_SHOWN])
     more = len(items) - _MOST_SHOWN
     return f"{shown}, ... and {more} more" if more > 0 else shown
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the closest known word, ignoring case, or ``""``."""
-    by_folded = {item.casefold(): item for item in known}
-    close = difflib.get_close_matches(word.casefold(), list(by_folded), n=1)
-    return f" (did you mean {quoted(by_folded[close[0]])}?)" if close else ""
 
 
 def _is_number(label: Label) -> bool:
