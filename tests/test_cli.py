@@ -235,7 +235,7 @@ def test_quiet_shows_nothing_but_warnings(train_arguments, tmp_path):
 def test_max_minutes_stops_and_leaves_a_usable_run(train_arguments, corpus, tmp_path):
     out = tmp_path / "run"
     outcome = succeed(*train_arguments, "--max-minutes", 1e-6, "--out", out)
-    assert "--resume continues it" in outcome.err
+    assert "continue with --resume" in outcome.err
     summary = json.loads((out / "summary.json").read_text())
     assert summary["finished"] is False
     assert summary["steps"] < 12

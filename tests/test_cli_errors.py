@@ -365,3 +365,15 @@ def test_texts_in_a_script_that_the_tokenizer_does_not_know(train_arguments, tmp
     arguments = replaced(train_arguments, "--labeled", tmp_path / "l.csv")
     outcome = succeed(*arguments, "--set", "training.steps=1", "--out", tmp_path / "run")
     assert "l.csv: the tokenizer does not know 100% of the tokens" in outcome.err
+
+
+def test_predict_does_not_overwrite_its_input(bundle, tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("text\nan apple\n")
+    refuse("predict", bundle, "--input", path, "--output", path, parts=["is the input"], status=2)
+    assert path.read_text() == "text\nan apple\n"
+
+
+def test_test_texts_among_the_training_texts_are_counted_for_a_bundle(bundle, corpus):
+    outcome = succeed("evaluate", bundle, "--data", corpus / "labeled.csv")
+    assert "were among the labelled training texts" in outcome.err

@@ -12,7 +12,7 @@ from sklearn.utils import estimator_checks
 
 from nanonet import NanoNetClassifier, Predictor
 from nanonet import export as export_module
-from nanonet.core.errors import BundleError, ConfigError, DataError
+from nanonet.core.errors import BundleError, ConfigError, DataError, RunError
 from nanonet.training.train import train
 from runs import SETTINGS, succeed
 from tiny import make_texts
@@ -214,7 +214,8 @@ def test_the_run_folder_is_kept_where_asked(new, no_export, tmp_path):
     run = tmp_path / "run"
     new(run_dir=run).fit(TEXTS, LABELS)
     assert (run / "summary.json").is_file()
-    new(run_dir=str(run)).fit(TEXTS, LABELS)
+    with pytest.raises(RunError, match="exists"):  # nothing is replaced without being asked
+        new(run_dir=str(run)).fit(TEXTS, LABELS)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -252,7 +253,7 @@ def test_texts_and_labels_that_cannot_be_used(new, texts, labels, more, message)
 
 
 def test_settings_that_cannot_be_used(new):
-    with pytest.raises(ConfigError, match=r"training\.step'; did you mean 'steps'"):
+    with pytest.raises(ConfigError, match=r"training\.step' .did you mean 'steps'"):
         new(settings={"training.step": 3}).fit(TEXTS, LABELS)
     with pytest.raises(ConfigError, match="unknown recipe"):
         new(recipe="none").fit(TEXTS, LABELS)
@@ -303,7 +304,7 @@ def test_save_writes_no_pickle_and_overwrites_nothing(fitted, tmp_path, monkeypa
     fitted.save(tmp_path / "b")
     NanoNetClassifier.load(tmp_path / "b")
     names = {p.name for p in (tmp_path / "b").iterdir()}
-    assert names == {"manifest.json", "model.onnx", "tokenizer.json"}
+    assert names == {"manifest.json", "model.onnx", "seen.bin", "tokenizer.json"}
     with pytest.raises(BundleError, match="exists"):
         fitted.save(tmp_path / "b")
     (tmp_path / "file").write_text("x")

@@ -139,3 +139,10 @@ def test_message_parts():
     assert quoted("a\nb") == r"'a\nb'"
     assert len(quoted("x" * 1000)) == 60
     assert listing(["a", "b"]) == "a, b"
+
+
+def test_names_that_contradict_the_labels_are_refused():
+    labels = LabelSet((0, 1), ("World", "Sports"))
+    assert labels.encode([0, 1], "t.csv", names=["World", "other name"]).tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"t\.csv, line 7: label 1 is named 'World'.*'Sports'"):
+        labels.encode([0, 1], "t.csv", rows=[6, 7], names=["World", "World"])

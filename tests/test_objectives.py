@@ -196,7 +196,7 @@ def test_every_objective_reads_what_it_declares(name):
     assert loss.requires_grad
     assert {stream for _, stream in step.asked} == kind.streams
     assert (("teacher", "unlabeled") in step.asked) == kind.needs_teacher
-    assert any(who == "peer" for who, _ in step.asked) == kind.needs_peers
+    assert any(who == "peer" for who, _ in step.asked) == (kind.min_students > 0)
     assert step.read_soft_labels == kind.needs_soft_labels
 
 

@@ -86,7 +86,9 @@ def test_the_graph_is_symmetric_and_normalised(monkeypatch, neighbours):
     assert np.linalg.eigvalsh(dense.astype(np.float64)).max() == pytest.approx(1.0, abs=1e-5)
     if neighbours < 39:  # the nearest ones have a positive cosine
         assert ((dense > 0).sum(1) >= neighbours).all()
-    monkeypatch.setattr(propagation_module, "ROWS_AT_ONCE", 7)  # in blocks: the same
+    monkeypatch.setattr(
+        propagation_module, "SIMILARITIES_AT_ONCE", 7 * len(vectors)
+    )  # in blocks: the same
     np.testing.assert_allclose(neighbour_graph(vectors, neighbours).toarray(), dense, atol=1e-6)
 
 

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from nanonet import scoring
+from nanonet.core.bundle import is_bundle
 from nanonet.core.errors import DataError, RunError
 from nanonet.data.readers import Columns, read_table, table_from_lists
 from nanonet.export import load_cohort
@@ -99,8 +100,8 @@ def test_a_table_without_labels(run, bundle):
 
 
 def test_what_is_a_bundle(run, bundle, tmp_path):
-    assert scoring.is_bundle(bundle)
-    assert not scoring.is_bundle(run)
+    assert is_bundle(bundle)
+    assert not is_bundle(run)
     with pytest.raises(RunError):
         scoring.evaluate_run(tmp_path, table_from_lists(["a"], ["fruit"], "t"))
 

@@ -124,7 +124,10 @@ def test_run_folder_and_summary(tmp_path, bert):
     assert [row.step for row in notes.rows] == [3, 6]
     log = (out / "log.txt").read_text()
     assert all(text in log for text in notes.said)
-    assert "texts: 12 labeled, 30 unlabeled, 6 validation; 3 classes" in log
+    assert (
+        "texts: 12 labeled, 30 unlabeled, 6 validation (none cut to data.max_length); 3 classes"
+        in log
+    )
     assert summary["selection"]["labels_used"] == 6
     assert "labels used to choose: 6" in log
 
@@ -196,7 +199,7 @@ def test_smaller_cohorts(tmp_path, bert, settings, learners, criterion):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (["cohort.students=1"], "mutual learning needs two students or more"),
+        (["cohort.students=1"], "mutual needs 2 students or more"),
         (["cohort.teacher=false"], "needs a teacher, but cohort.teacher is false"),
         (["cohort.teacher=false", "cohort.students=0"], "nobody|nothing to learn"),
         (["phases.students.stop=0.3"], "'student1' nothing to learn"),
@@ -204,7 +207,7 @@ def test_smaller_cohorts(tmp_path, bert, settings, learners, criterion):
         (["phases.teacher.stop=0.25"], r"teacher.start is 0.25, .*less than phases.teacher.stop"),
         (
             ["cohort.students=0", "phases.teacher.objectives.feedback.weight=0.1"],
-            "feedback needs students",
+            "feedback needs 1 students or more",
         ),
         (["phases.students.objectives.mutul.weight=1"], "did you mean 'mutual'"),
         (["cohort.student_peft=bitfi"], "did you mean 'bitfit'"),

@@ -104,8 +104,11 @@ def train(
     inputs = _need("nanonet.training.inputs", "nanonet train")
     display = _need("nanonet.training.display", "nanonet train")
     if labeled is None and resume:
-        config, (labeled, unlabeled, validation, saved_init) = _saved(run_path, recipe, over)
-        init = init or saved_init
+        config, saved = _saved(run_path, recipe, over)
+        labeled = saved["labeled"]
+        unlabeled = unlabeled or saved["unlabeled"]
+        validation = validation or saved["validation"]
+        init = init or saved["init"]
     else:
         config = make_config(recipe or str(over.get("recipe", "nanonet")), over)
     if labeled is None:
@@ -123,7 +126,7 @@ def train(
 
 def _saved(
     run_path: Path, recipe: str | None, over: dict[str, Any]
-) -> tuple[Config, list[str | None]]:
+) -> tuple[Config, dict[str, str | None]]:
     """Return configuration and sources that a run was started with, for --resume on its own."""
     from nanonet.core.config import to_dict
     from nanonet.training.run_folder import RunFolder
@@ -131,7 +134,7 @@ def _saved(
     saved, inputs = RunFolder(run_path).read_config()
     asked = merge(to_dict(saved), over) | ({"recipe": recipe} if recipe else {})
     kinds = ("labeled", "unlabeled", "validation", "init")
-    return build(Config, asked), [inputs.get(kind, {}).get("source") for kind in kinds]
+    return build(Config, asked), {k: inputs.get(k, {}).get("source") for k in kinds}
 
 
 @cli.command()
@@ -142,10 +145,11 @@ def _saved(
 def evaluate(run_or_bundle: str, data: str, as_json: bool, settings: tuple[str, ...]) -> None:
     """Score a run (all its learners) or a bundle (without torch) on labelled texts."""
     from nanonet import scoring
+    from nanonet.core.bundle import is_bundle
 
     path = _existing_folder(run_or_bundle)
     table = _read(data, settings, labels="required")
-    if scoring.is_bundle(path):
+    if is_bundle(path):
         scores = scoring.evaluate_bundle(path, table)
     elif not (path / "config.toml").is_file():
         raise DataError(f"{path} is neither a run folder nor a bundle")
@@ -225,6 +229,8 @@ def predict(
         )
     if output is not None and source is None:
         raise ConfigError("--output goes with --input")
+    if output is not None and Path(output).exists() and Path(output).samefile(str(source)):
+        raise ConfigError(f"--output {output} is the input: choose another file")
     if settings and source is None:
         raise ConfigError("--set names columns: it goes with --input")
     if output is not None and not Path(output).parent.is_dir():
@@ -383,6 +389,10 @@ def main() -> None:
         advice = f" (see {context.command_path} --help)" if context else ""
         click.echo(f"error: {error.format_message()}{advice}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # whatever of the file system was not foreseen where it happened
+        name = f": {error.filename}" if error.filename else ""
+        click.echo(f"error: {error.strerror or error}{name}", err=True)
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("error: interrupted", err=True)
         sys.exit(130)

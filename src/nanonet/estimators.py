@@ -102,7 +102,6 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 config,
                 lambda: TrainingTables(labeled, free, held_out),
                 run,
-                mode="overwrite" if self.run_dir is not None else "new",
                 display=ConsoleDisplay() if self.verbose else None,
             )
             export(run, bundle, quantize=self.quantize)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from nanonet.core.bundle import FORMAT, MANIFEST, MODEL, TOKENIZER, Manifest
+from nanonet.core.bundle import FORMAT, MODEL, SEEN, TOKENIZER, Manifest, is_bundle
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
 from nanonet.models.backbones import load_backbone
@@ -80,14 +80,15 @@ def export(
             }
             if quantize == "int8":
                 metrics["largest_difference_of_int8"] = quantize_int8(learner, onnx_path)
-            (folder / TOKENIZER).write_bytes((run.path / "tokenizer.json").read_bytes())
+            (folder / TOKENIZER).write_text(run.read_tokenizer(), encoding="utf-8")
+            (folder / SEEN).write_bytes(run.read_seen("labeled").tobytes())
             manifest = Manifest(
                 format=FORMAT,
                 task=config.task,
                 labels=run.read_json("labels.json"),
                 max_length=config.data.max_length,
                 quantization=quantize,
-                files={f: sha256_file(folder / f) for f in (MODEL, TOKENIZER)},
+                files={f: sha256_file(folder / f) for f in (MODEL, TOKENIZER, SEEN)},
                 learner={
                     "name": name,
                     "layers": list(learner.layer_map),
@@ -112,7 +113,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
     """Refuse to write over anything but, if asked to, a bundle."""
     if out.is_dir() and not any(out.iterdir()):
         return
-    if out.exists() and not (out / MANIFEST).is_file():
+    if out.exists() and not is_bundle(out):
         raise BundleError(f"{out} exists and is not a bundle: choose another --out")
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists: choose another --out, or give --overwrite")

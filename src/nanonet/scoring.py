@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.core.bundle import MANIFEST
 from nanonet.core.errors import DataError
 from nanonet.data.checks import fingerprint, text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy, macro_f1
+from nanonet.tasks.tokenization import encoding_warnings
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Scores:
         return row | ({"learners": self.learners} if self.learners else {})
 
 
-def is_bundle(path: Path) -> bool:
-    """Return whether a folder is a bundle (a run otherwise)."""
-    return (path / MANIFEST).is_file()
-
-
 def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
     """Score a bundle on a labelled table.
 
@@ -65,7 +60,11 @@ def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
     truth = _truth(table, predictor.labels)
     start = time.perf_counter()
     predicted = predictor.predict_logits(table.texts).argmax(-1)
-    return _scores(truth, predicted, time.perf_counter() - start, {}, [])
+    seconds = time.perf_counter() - start
+    encoded = predictor.encode(table.texts)
+    warnings = encoding_warnings(table.source, encoded, predictor.manifest.max_length)
+    warnings += _leaks(table, {"labeled": predictor.seen})
+    return _scores(truth, predicted, seconds, {}, warnings)
 
 
 def evaluate_run(path: Path, table: TextTable) -> Scores:
@@ -87,22 +86,22 @@ def evaluate_run(path: Path, table: TextTable) -> Scores:
     config, _ = run.read_config()
     truth = _truth(table, run.read_labels())
     cohort = load_cohort(run)
-    json = (path / "tokenizer.json").read_text(encoding="utf-8")
-    tokenizer = TextTokenizer(json, config.data.max_length)
+    tokenizer = TextTokenizer(run.read_tokenizer(), config.data.max_length)
     hardware = Hardware("cpu", "fp32", "eager", usable_cores())
 
     start = time.perf_counter()
-    ids = tokenizer.encode(table.texts).ids
+    encoded = tokenizer.encode(table.texts)
     tokenizing = time.perf_counter() - start
     predicted: dict[str, NDArray[np.int64]] = {}
     seconds: dict[str, float] = {}
     for name in cohort:
         start = time.perf_counter()
-        predicted[name] = predict_logits(cohort[name], ids, hardware).argmax(-1)
+        predicted[name] = predict_logits(cohort[name], encoded.ids, hardware).argmax(-1)
         seconds[name] = tokenizing + time.perf_counter() - start
     selected = str(summary["selected"])
     learners = {name: accuracy(truth, p) for name, p in predicted.items()}
-    warnings = _leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
+    warnings = encoding_warnings(table.source, encoded, config.data.max_length)
+    warnings += _leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
     scores = _scores(truth, predicted[selected], seconds[selected], learners, warnings)
     row = {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
     run.append_evaluation(row | scores.to_json())
@@ -112,7 +111,7 @@ def evaluate_run(path: Path, table: TextTable) -> Scores:
 def _truth(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
     if table.labels is None:
         raise DataError(f"{table.source} has no labels to compare with")
-    return labels.encode(table.labels, table.source, table.rows)
+    return labels.encode(table.labels, table.source, table.rows, table.names)
 
 
 def _scores(

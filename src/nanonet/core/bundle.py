@@ -4,6 +4,7 @@
 
     manifest.json    what it is, what it was made from, checksums
     model.onnx       input_ids, attention_mask (rows, tokens) int64 -> logits (rows, classes)
+    seen.bin         hashes of the labelled training texts, to find them among test texts
     tokenizer.json   for the ``tokenizers`` library, truncation included
 """
 
@@ -18,6 +19,7 @@ from nanonet.core.files import sha256_file, write_json
 
 FORMAT = 1
 MANIFEST, MODEL, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"
+SEEN = "seen.bin"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write it into a folder."""
         write_json(folder / MANIFEST, asdict(self))
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder holds a bundle's manifest, whole or not."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"format", "task", "labels", "files"} <= values.keys()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -299,6 +299,7 @@ def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
     values = merge(tables, overrides)
     values["recipe"] = recipe
     known, phases = tables.get("phases", {}), overrides.get("phases", {})
+    known = known if _is_table(known) else {}
     added = {n: p for n, p in phases.items() if n not in known} if _is_table(phases) else {}
     for name, phase in added.items():
         if _is_table(phase) and "learners" not in phase:

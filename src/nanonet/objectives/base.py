@@ -68,8 +68,8 @@ class Objective:
         ramp_up: share of the phase's steps over which the factor grows linearly from 0.
         streams: which rows it reads.
         needs_teacher: it reads the teacher's outputs.
-        needs_peers: it reads other students' outputs.
         needs_soft_labels: it reads propagated labels.
+        min_students: students that it needs, those whose outputs it reads included.
     """
 
     weight: float = setting(1.0, 0.0)
@@ -77,8 +77,8 @@ class Objective:
 
     streams: ClassVar[frozenset[Stream]] = frozenset({"labeled"})
     needs_teacher: ClassVar[bool] = False
-    needs_peers: ClassVar[bool] = False
     needs_soft_labels: ClassVar[bool] = False
+    min_students: ClassVar[int] = 0
 
     def weight_at(self, progress: float) -> float:
         """Return the factor at ``progress`` (0 at the phase's first step, towards 1)."""

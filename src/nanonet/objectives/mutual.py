@@ -24,7 +24,7 @@ class Mutual(Objective):
     temperature: float = setting(1.0, 0.01)
 
     streams: ClassVar[frozenset[Stream]] = frozenset({"unlabeled"})
-    needs_peers: ClassVar[bool] = True
+    min_students: ClassVar[int] = 2
 
     def loss(self, learner: str, step: StepView) -> Tensor:
         """See `Objective.loss`."""

@@ -30,7 +30,7 @@ class Feedback(Objective):
     ``feedback.weight`` = 1 - beta it is theirs; beta is 1 in all their classification scripts.
     """
 
-    needs_peers: ClassVar[bool] = True
+    min_students: ClassVar[int] = 1
 
     def loss(self, learner: str, step: StepView) -> Tensor:
         """See `Objective.loss`."""

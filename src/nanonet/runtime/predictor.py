@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.core.bundle import MODEL, TOKENIZER, Manifest, read_manifest
+from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
 from nanonet.core.errors import BundleError, DataError
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
-from nanonet.tasks.tokenization import TextTokenizer, length_chunks, pad
+from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, length_chunks, pad
 
 TEXTS_AT_ONCE = 4096  # tokenized together: bounds memory, and is enough to sort by length
 TOKENS_PER_CHUNK = 2048  # padded tokens of one run of the model
@@ -24,13 +24,20 @@ class Predictor:
     Attributes:
         manifest: what the bundle says of itself.
         labels: its classes, in the order of the probabilities' columns.
+        seen: sorted hashes of the labelled training texts.
     """
 
     def __init__(
-        self, manifest: Manifest, labels: LabelSet, tokenizer: TextTokenizer, session: Any
+        self,
+        manifest: Manifest,
+        labels: LabelSet,
+        tokenizer: TextTokenizer,
+        session: Any,
+        seen: NDArray[np.uint64],
     ) -> None:
         self.manifest = manifest
         self.labels = labels
+        self.seen = seen
         self._tokenizer = tokenizer
         self._session = session
 
@@ -73,7 +80,9 @@ class Predictor:
                 f"bundle {folder} is damaged: the model has {classes} outputs, but the manifest"
                 f" lists {len(labels)} labels"
             )
-        return cls(manifest, labels, tokenizer, session)
+        has_seen = SEEN in manifest.files
+        seen = np.fromfile(folder / SEEN, "<u8") if has_seen else np.empty(0, "<u8")
+        return cls(manifest, labels, tokenizer, session, seen)
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Return the name of the most probable class of each text, in order."""
@@ -82,6 +91,10 @@ class Predictor:
     def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return probabilities (n, classes), columns in the order of ``labels``."""
         return softmax(self.predict_logits(texts)).astype(np.float32)
+
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        """Return the token ids of texts, and what the tokenizer lost of them."""
+        return self._tokenizer.encode(texts)
 
     def predict_logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return logits (n, classes) of n texts, in their order.
@@ -101,7 +114,7 @@ class Predictor:
             block = texts[start : start + TEXTS_AT_ONCE]
             for i, text in enumerate(block):
                 _check_text(text, start + i)
-            ids = self._tokenizer.encode(block).ids
+            ids = self.encode(block).ids
             for rows in length_chunks([len(r) for r in ids], MAX_PADDING, TOKENS_PER_CHUNK):
                 input_ids, mask = pad([ids[i] for i in rows])
                 feed = {"input_ids": input_ids, "attention_mask": mask}

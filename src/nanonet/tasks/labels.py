@@ -123,13 +123,18 @@ class LabelSet:
         return cls(values, chosen)
 
     def encode(
-        self, labels: Sequence[Label], source: str, rows: Sequence[int] | None = None
+        self,
+        labels: Sequence[Label],
+        source: str,
+        rows: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
     ) -> NDArray[np.int64]:
         """Return the class index of each label, shape (n,).
 
         A label may be given as value, as name, or as the text of a number. ``rows`` holds each
-        label's row in ``source`` for messages (default: 1, 2, ...). Raises ``DataError`` at the
-        first unknown label.
+        label's row in ``source`` for messages (default: 1, 2, ...), ``names`` each label's name if
+        the source gives one. Raises ``DataError`` at the first unknown label, and where a name is
+        that of another class.
         """
         index = {str(value): i for i, value in enumerate(self.values)}
         index |= {name: i for i, name in enumerate(self.names)}
@@ -146,6 +151,14 @@ class LabelSet:
                     f"{listing(self._described())}"
                 )
             ids[position] = found
+            named = None if names is None else index.get(names[position])
+            if names is not None and named not in (None, found):
+                row = rows[position] if rows is not None else position + 1
+                raise DataError(
+                    f"{place(source, row)}: label {quoted(label)} is named"
+                    f" {quoted(names[position])} here, but training called it"
+                    f" {quoted(self.names[found])}; give it one name"
+                )
         return ids
 
     def _described(self) -> list[str]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Ids = NDArray[np.int64]
+UNKNOWN_SHARE_LIMIT = 0.1  # of the tokens; above it the tokenizer does not know the script
+TRUNCATED_SHARE_LIMIT = 0.05  # of the texts
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,23 @@ def _unknown_id(tokenizer: Tokenizer) -> int:
     token = getattr(tokenizer.model, "unk_token", None)
     found = tokenizer.token_to_id(token) if token else None
     return -1 if found is None else int(found)
+
+
+def encoding_warnings(source: str, encoded: EncodedTexts, max_length: int) -> list[str]:
+    """Return what the tokenizer lost of the texts of ``source``, where it is much."""
+    warnings = []
+    count = len(encoded.ids)
+    if encoded.truncated > TRUNCATED_SHARE_LIMIT * count:
+        warnings.append(
+            f"{source}: {encoded.truncated} of {count} texts are longer than {max_length} tokens"
+            " and were cut there (data.max_length)"
+        )
+    if encoded.unknown_share > UNKNOWN_SHARE_LIMIT:
+        warnings.append(
+            f"{source}: the tokenizer does not know {encoded.unknown_share:.0%} of the tokens; the"
+            " backbone was not trained on this script, choose another"
+        )
+    return warnings
 
 
 def length_chunks(

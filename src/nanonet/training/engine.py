@@ -102,7 +102,7 @@ def stop_on_interrupt(stop: StopRequest) -> Iterator[None]:
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if stop.reason:
+        if stop.reason == "interrupted":
             raise KeyboardInterrupt
         stop.reason = "interrupted"
 

@@ -1,6 +1,5 @@
 """From tables of texts to encoded rows: label set, checks, warnings, fingerprints."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,6 @@ from nanonet.data.checks import check_labeled, fingerprint, overlap
 from nanonet.data.readers import Columns, TextTable, read_table
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer
-
-UNKNOWN_SHARE_LIMIT = 0.1  # of the tokens; above it the tokenizer does not know the script
-TRUNCATED_SHARE_LIMIT = 0.05  # of the texts
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def encode_labels(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
     Raises:
         DataError: a label that training never saw.
     """
-    return labels.encode(table.labels or [], table.source, table.rows)
+    return labels.encode(table.labels or [], table.source, table.rows, table.names)
 
 
 def encode_table(
@@ -110,24 +106,6 @@ def encode_table(
         else np.full(len(table.texts), -1, dtype=np.int64)
     )
     return EncodedTable(table.source, tokenizer.encode(table.texts), truth)
-
-
-def encoding_warnings(tables: Mapping[str, EncodedTable], max_length: int) -> list[str]:
-    """Return what the tokenizer lost, where it is much."""
-    warnings = []
-    for table in tables.values():
-        encoded, count = table.encoded, len(table.encoded.ids)
-        if encoded.truncated > TRUNCATED_SHARE_LIMIT * count:
-            warnings.append(
-                f"{table.source}: {encoded.truncated} of {count} texts are longer than"
-                f" {max_length} tokens and were cut there (data.max_length)"
-            )
-        if encoded.unknown_share > UNKNOWN_SHARE_LIMIT:
-            warnings.append(
-                f"{table.source}: the tokenizer does not know {encoded.unknown_share:.0%} of the"
-                " tokens; the backbone was not trained on this script, choose another"
-            )
-    return warnings
 
 
 def describe_inputs(tables: TrainingTables) -> dict[str, Any]:

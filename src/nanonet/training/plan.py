@@ -6,7 +6,7 @@ from nanonet.core.config import CohortConfig, Config, PhaseConfig, PropagationCo
 from nanonet.core.errors import ConfigError
 from nanonet.models.cohort import TEACHER
 from nanonet.models.peft import PEFT
-from nanonet.objectives import OBJECTIVES, Objective
+from nanonet.objectives import Objective
 from nanonet.objectives.base import Stream, build_objectives
 
 
@@ -133,11 +133,8 @@ def _check_objective(where: str, objective: Objective, cohort: CohortConfig) -> 
         raise ConfigError(
             f"{where} needs a teacher, but cohort.teacher is false: set {where}.weight=0"
         )
-    kind = type(objective)
-    if objective.needs_peers and kind is OBJECTIVES.get("mutual") and cohort.students < 2:
+    if cohort.students < objective.min_students:
         raise ConfigError(
-            f"{where}: mutual learning needs two students or more, but cohort.students is"
-            f" {cohort.students}: set {where}.weight=0 or cohort.students=2"
+            f"{where} needs {objective.min_students} students or more, but cohort.students is"
+            f" {cohort.students}: set {where}.weight=0 or cohort.students={objective.min_students}"
         )
-    if objective.needs_peers and cohort.students < 1:
-        raise ConfigError(f"{where} needs students, but cohort.students is 0: set its weight to 0")

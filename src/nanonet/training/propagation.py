@@ -15,7 +15,7 @@ from scipy import sparse
 from nanonet.core.config import PropagationConfig
 
 Vectors = NDArray[np.float32]
-ROWS_AT_ONCE = 1024  # of the similarity matrix: bounds memory
+SIMILARITIES_AT_ONCE = 20_000_000  # numbers of the similarity matrix: bounds memory to some 400 MB
 SHARPNESS = 4  # power of the cosine that weighs an edge
 
 
@@ -82,8 +82,9 @@ def neighbour_graph(vectors: Vectors, neighbours: int) -> sparse.csr_matrix:
     n = len(vectors)
     k = min(neighbours, n - 1)
     rows, columns, weights = [], [], []
-    for start in range(0, n, ROWS_AT_ONCE):
-        block = np.arange(start, min(start + ROWS_AT_ONCE, n))
+    step = max(1, SIMILARITIES_AT_ONCE // n)
+    for start in range(0, n, step):
+        block = np.arange(start, min(start + step, n))
         similarity = vectors[block] @ vectors.T
         similarity[np.arange(len(block)), block] = -np.inf
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]

@@ -36,7 +36,7 @@ from nanonet.core.files import write_json, write_text
 from nanonet.tasks.labels import LabelSet
 from nanonet.training.device import Hardware
 
-PACKAGES = ("nanonet", "torch", "transformers", "tokenizers", "numpy", "safetensors")
+PACKAGES = ("nanonet", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
 # Settings that may differ when a run is resumed: they change when it stops, not what it computes.
 FREE_ON_RESUME = ("training.max_minutes",)
 
@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """File of what ``nanonet evaluate`` found."""
+        return self.path / "evaluations.jsonl"
+
+    @property
     def learners(self) -> Path:
         """File of all trained tensors."""
         return self.path / "learners.safetensors"
@@ -87,17 +92,6 @@ class RunFolder:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
             return False
         return all(isinstance(values.get(key), dict) for key in ("inputs", "backbone", "cohort"))
-
-    def create(self) -> None:
-        """Make the folder.
-
-        Raises:
-            RunError: it cannot be made.
-        """
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"run folder {self.path} cannot be made: {error.strerror}") from None
 
     def write_config(self, config: Config, inputs: Mapping[str, Any]) -> None:
         """Write the configuration and what the run reads."""
@@ -129,6 +123,18 @@ class RunFolder:
     def read_labels(self) -> LabelSet:
         """Return class values and names."""
         return LabelSet.from_json(self.read_json("labels.json"))
+
+    def read_tokenizer(self) -> str:
+        """Return the content of ``tokenizer.json``.
+
+        Raises:
+            RunError: missing or unreadable.
+        """
+        path = self.path / "tokenizer.json"
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
 
     def write_environment(self, hardware: Hardware) -> None:
         """Write versions, hardware and command."""
@@ -179,17 +185,23 @@ class RunFolder:
 
     def read_evaluations(self) -> list[dict[str, Any]]:
         """Return what ``nanonet evaluate`` has found for this run, oldest first."""
-        path = self.path / "evaluations.jsonl"
-        if not path.is_file():
+        if not self.evaluations.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = self.evaluations.read_text(encoding="utf-8").splitlines()
+            return [dict(json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{self.evaluations} is damaged ({error}): delete it") from None
 
     def append_evaluation(self, row: Mapping[str, Any]) -> None:
         """Add what an evaluation found; an earlier one on the same data is replaced."""
         key = ("source", "fingerprint")
-        kept = [r for r in self.read_evaluations() if any(r[k] != row[k] for k in key)]
+        kept = [r for r in self.read_evaluations() if any(r.get(k) != row[k] for k in key)]
         lines = [json.dumps(r) + "\n" for r in (*kept, row)]
-        write_text(self.path / "evaluations.jsonl", "".join(lines))
+        try:
+            write_text(self.evaluations, "".join(lines))
+        except OSError as error:
+            raise RunError(f"{self.evaluations} cannot be written: {error.strerror}") from None
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""

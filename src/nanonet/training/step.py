@@ -125,8 +125,10 @@ class PhaseStep:
 
     def own(self, learner: str, stream: Stream) -> LearnerOutput:
         """See `StepView.own`."""
+        streams = self._phase.streams
+        if stream not in streams:
+            raise ValueError(f"an objective of phase {self._phase.name} reads undeclared {stream}")
         if learner not in self._own:
-            streams = self._phase.streams
             chunks = self._batch.chunks(streams)
             visible = self._visible(learner, chunks, "labeled" in streams)
             module = self._cohort[learner]

@@ -1,6 +1,5 @@
 """`train`: from tables of texts to a finished run folder."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 
 from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import InterruptedRunError, RunError
-from nanonet.core.files import write_bytes, write_json, write_text
+from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
@@ -20,7 +19,7 @@ from nanonet.models.cohort import TEACHER, Cohort, build_cohort
 from nanonet.models.layer_maps import layer_maps
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
-from nanonet.tasks.tokenization import Ids, TextTokenizer
+from nanonet.tasks.tokenization import Ids, TextTokenizer, encoding_warnings
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -46,7 +45,6 @@ from nanonet.training.inputs import (
     data_warnings,
     describe_inputs,
     encode_table,
-    encoding_warnings,
     label_set_of,
 )
 from nanonet.training.plan import make_plan
@@ -101,6 +99,8 @@ def train(
     """
     run = RunFolder(out)
     shown = display or SilentDisplay()
+    if init is not None and init.resolve() == out.resolve():
+        raise RunError(f"run {out} cannot start from itself: choose another --out")
     if _is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
@@ -116,19 +116,21 @@ def train(
     labels = label_set_of(tables.labeled)
     warnings = data_warnings(tables, labels)
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
-    prepared = _prepare(config, backbone, hardware, tables, labels, tokenizer, init)
-    warnings += encoding_warnings(prepared.tables, config.data.max_length)
+    resuming = mode == "resume" and bool(list_checkpoints(run.checkpoints))
+    start = None if resuming else init  # a checkpoint holds what the earlier run gave
+    prepared = _prepare(config, backbone, hardware, tables, labels, tokenizer, start)
+    for table in prepared.tables.values():
+        warnings += encoding_warnings(table.source, table.encoded, config.data.max_length)
     watched = encode_table(monitor, labels, tokenizer) if monitor else None
 
     inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
-    if init is not None:
-        inputs["init"] = {
-            "source": str(init),
-            "weights_sha256": RunFolder(init).read_summary()["weights_sha256"],
-        }
+    if start is not None:
+        sha256 = RunFolder(start).read_summary()["weights_sha256"]
+        inputs["init"] = {"source": str(start), "weights_sha256": sha256}
     with _writing(run):
-        position = _open(run, mode, config, inputs, prepared)
-        if position is None:
+        if resuming:
+            position = _open(run, config, inputs, init, prepared)
+        else:
             position = Position(0, 0.0, {}, {})
             _create(run, config, inputs, labels, tokenizer, tables, hardware)
         log = LoggingDisplay(shown, run.path / "log.txt")
@@ -256,13 +258,14 @@ def start_from(cohort: Cohort, init: Path, fingerprint: str, labels: LabelSet) -
 
 
 def _open(
-    run: RunFolder, mode: Mode, config: Config, inputs: dict[str, Any], prepared: Prepared
-) -> Position | None:
-    """Return the position to continue from, or None to start over."""
-    if mode != "resume" or not list_checkpoints(run.checkpoints):
-        return None
+    run: RunFolder, config: Config, inputs: dict[str, Any], init: Path | None, prepared: Prepared
+) -> Position:
+    """Return the position to continue from."""
     saved, saved_inputs = run.read_config()
     check_same(saved, config, run.path)
+    source = saved_inputs.pop("init", {}).get("source")
+    if init is not None and str(init) != source:
+        raise RunError(f"run {run.path} started from {source}, not from {init}: leave --init away")
     for name in sorted(saved_inputs.keys() | inputs.keys()):
         old, new = saved_inputs.get(name), inputs.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -290,16 +293,16 @@ def _create(
     tables: TrainingTables,
     hardware: Hardware,
 ) -> None:
-    if run.path.exists():
-        shutil.rmtree(run.path)
-    run.create()
-    run.write_config(config, inputs)  # first: it makes the folder a run folder
-    run.write_labels(labels)
-    run.write_environment(hardware)
-    write_text(run.path / "tokenizer.json", tokenizer.to_json())
-    for name, table in tables.by_name().items():
-        if name != "validation":
-            write_bytes(run.seen(name), text_hashes(table.texts).tobytes())
+    with new_folder(run.path) as folder:  # an earlier run stays until this one stands
+        fresh = RunFolder(folder)
+        fresh.checkpoints.mkdir()
+        fresh.write_config(config, inputs)
+        fresh.write_labels(labels)
+        fresh.write_environment(hardware)
+        write_text(folder / "tokenizer.json", tokenizer.to_json())
+        for name, table in tables.by_name().items():
+            if name != "validation":
+                write_bytes(fresh.seen(name), text_hashes(table.texts).tobytes())
 
 
 def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:
@@ -309,6 +312,9 @@ def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> st
         f" {prepared.cohort[name].total_count():,} parameters"
         for name in prepared.cohort
     )
+    used = len(prepared.engine.rows.unlabeled)
+    if "unlabeled" in prepared.tables and used < len(prepared.tables["unlabeled"].encoded.ids):
+        counts += f", {used} unlabelled ones within reach of the steps"
     cut = sum(prepared.truncated.values())
     return (
         f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(labels)} classes;"
@@ -406,21 +412,23 @@ def _finish(
         "weights_sha256": weights_sha256(tensors),
         "classes": len(labels),
         "rows": {name: len(table.encoded.ids) for name, table in prepared.tables.items()},
+        "unlabeled_used": len(prepared.engine.rows.unlabeled),
         "truncated": prepared.truncated,
         "seed": config.seed,
         "steps": position.step,
         "finished": position.step == config.training.steps,
-        "stopped": stop.reason or None,
+        "stopped": None if position.step == config.training.steps else stop.reason,
         "seconds": round(position.seconds, 3),
     }
+    run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
     write_json(run.path / "summary.json", summary)
-    if stop.reason:
+    if not summary["finished"]:
         display.warn(
-            f"{stop.reason} reached after step {position.step} of {config.training.steps};"
-            " the model so far is complete, --resume continues it"
+            f"{stop.reason} reached after step {position.step} of {config.training.steps}; the"
+            " model so far can be used; continue with --resume and a larger --max-minutes"
         )
     display.say(
         f"trained in {position.seconds:.0f} s; selected {selection.selected}"
-        f" ({selection.criterion}; labels used to choose: {selection.labels_used}); run: {run.path}"
+        f" ({selection.criterion}; labels used to choose: {selection.labels_used})"
     )
     return summary
