@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# The version and the CPU build of torch that we test with. Where one is installed already, or on
-# another platform, override it: make demo TORCH=torch
+# What pip installs as torch, options included; this is the version that we test with.
 TORCH ?= torch==2.13.0
 
 .PHONY: demo test check docs help clean
@@ -35,7 +34,7 @@ $(VENV)/.torch:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "NanoNet needs Python 3.11 or newer: make PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet $(TORCH)
 	touch $@
 
 $(VENV)/.train: $(VENV)/.torch pyproject.toml

@@ -8,14 +8,16 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Real data sets, beside the project where there are any; they are not part of it.
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
 
 @pytest.fixture(scope="session")
-def shared_datasets() -> Path:
-    if not SHARED.is_dir():
-        pytest.skip(f"the shared data sets are not at {SHARED}")
-    return SHARED
+def ag_news() -> Path:
+    folder = SHARED / "ag_news"
+    if not folder.is_dir():
+        pytest.skip("the AG News files are not on this machine")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -434,7 +434,9 @@ def test_hidden_states_are_kept_only_where_they_are_read():
 
 
 def test_learning_lowers_the_supervised_loss():
-    rows = run(make_engine("training.steps=30", "training.log_every=10", heads=False)).rows
+    gentle = "phases.students.learning_rate=0.01"  # the encoder is random
+    settings = ("training.steps=30", "training.log_every=10", gentle)
+    rows = run(make_engine(*settings, heads=False)).rows
     for learner in ("teacher", "student1", "student2"):
         name = f"{learner}.supervised"
         assert rows[-1].losses[name] < 0.85 * rows[0].losses[name]

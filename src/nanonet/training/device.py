@@ -5,6 +5,8 @@ rules are measurements, see ``docs/experiments.md``.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +63,18 @@ def choose_hardware(training: TrainingConfig) -> Hardware:
     # On CPUs the backward pass of PyTorch's fused attention costs more than plain attention saves.
     attention: Literal["eager", "sdpa"] = "eager" if kind == "cpu" else "sdpa"
     return Hardware(device, precision, attention, training.threads or usable_cores())
+
+
+@contextmanager
+def own_chance_and_threads(threads: int) -> Iterator[None]:
+    """Use ``threads`` threads, and leave torch's thread count and random state as they were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def usable_cores() -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import InterruptedRunError, RunError
@@ -29,7 +28,12 @@ from nanonet.training.checkpoint import (
     save_checkpoint,
     write_tensors,
 )
-from nanonet.training.device import Hardware, choose_hardware, shrink_frozen
+from nanonet.training.device import (
+    Hardware,
+    choose_hardware,
+    own_chance_and_threads,
+    shrink_frozen,
+)
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay
 from nanonet.training.engine import (
     Engine,
@@ -106,7 +110,6 @@ def train(
         return run.read_summary()
     make_plan(config, has_unlabeled=True)
     hardware = _hardware(run, config, mode)
-    torch.set_num_threads(hardware.threads)
     backbone = load_backbone(config.backbone.name, config.backbone.pooling, hardware.attention)
     check_length(backbone.encoder, config.data.max_length)
     cohort = config.cohort
@@ -127,7 +130,7 @@ def train(
     if start is not None:
         sha256 = RunFolder(start).read_summary()["weights_sha256"]
         inputs["init"] = {"source": str(start), "weights_sha256": sha256}
-    with _writing(run):
+    with _writing(run), own_chance_and_threads(hardware.threads):
         if resuming:
             position = _open(run, config, inputs, init, prepared)
         else:
