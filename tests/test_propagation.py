@@ -8,6 +8,7 @@ from nanonet.core.config import PhaseConfig, PropagationConfig
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.objectives.propagation import Propagation
 from nanonet.tasks.tokenization import EncodedTexts
+from nanonet.training import prepare as prepare_module
 from nanonet.training import propagation as propagation_module
 from nanonet.training import train as train_module
 from nanonet.training.checkpoint import (
@@ -438,11 +439,11 @@ def table_of(n: int) -> EncodedTable:
 
 
 def test_unlabelled_texts_beyond_reach_are_left_out(monkeypatch):
-    monkeypatch.setattr(train_module, "PROPAGATION_TEXTS", 40)
+    monkeypatch.setattr(prepare_module, "PROPAGATION_TEXTS", 40)
 
     def reached(n: int, *settings: str) -> list[int]:
         config = make_settings("x", "training.steps=3", *settings)  # 8 rows a step
-        return [int(ids[1]) for ids in train_module._within_reach(table_of(n), config)]
+        return [int(ids[1]) for ids in prepare_module._within_reach(table_of(n), config)]
 
     for n in (1, 24, 39, 40):
         assert reached(n) == list(range(n))
@@ -457,7 +458,7 @@ def test_unlabelled_texts_beyond_reach_are_left_out(monkeypatch):
 
 
 def test_a_run_on_part_of_the_unlabelled_texts(tmp_path, tiny_bert_folder, monkeypatch):
-    monkeypatch.setattr(train_module, "PROPAGATION_TEXTS", 20)
+    monkeypatch.setattr(prepare_module, "PROPAGATION_TEXTS", 20)
     config = make_settings(tiny_bert_folder, "training.unlabeled_batch=2")
     summary = train(config, make_tables, tmp_path / "run")
     assert summary["rows"]["unlabeled"] == 30  # all were given

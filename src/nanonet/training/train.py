@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +12,17 @@ from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
-from nanonet.models.backbones import Backbone, check_length, load_backbone
-from nanonet.models.cohort import TEACHER, Cohort, build_cohort
+from nanonet.models.backbones import check_length, load_backbone
+from nanonet.models.cohort import TEACHER
 from nanonet.models.layer_maps import layer_maps
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
-from nanonet.tasks.tokenization import Ids, TextTokenizer, encoding_warnings
+from nanonet.tasks.tokenization import TextTokenizer, encoding_warnings
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
     load_checkpoint,
     load_soft_labels,
-    read_tensors,
     save_checkpoint,
     write_tensors,
 )
@@ -32,14 +30,11 @@ from nanonet.training.device import (
     Hardware,
     choose_hardware,
     own_chance_and_threads,
-    shrink_frozen,
 )
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay
 from nanonet.training.engine import (
-    Engine,
     LogRow,
     StopRequest,
-    TrainingRows,
     stop_on_interrupt,
 )
 from nanonet.training.evaluation import predict_logits
@@ -52,23 +47,12 @@ from nanonet.training.inputs import (
     label_set_of,
 )
 from nanonet.training.plan import make_plan
+from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.run_folder import RunFolder, check_same, weights_sha256
 from nanonet.training.selection import Selection, select_by_accuracy, select_by_agreement
 
 Mode = Literal["new", "resume", "overwrite"]
-PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
 SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to step."""
-
-    cohort: Cohort
-    engine: Engine
-    hardware: Hardware
-    tables: dict[str, EncodedTable]
-    truncated: dict[str, int]
 
 
 def train(
@@ -121,7 +105,7 @@ def train(
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
     resuming = mode == "resume" and bool(list_checkpoints(run.checkpoints))
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
-    prepared = _prepare(config, backbone, hardware, tables, labels, tokenizer, start)
+    prepared = prepare(config, backbone, hardware, tables, labels, tokenizer, start)
     for table in prepared.tables.values():
         warnings += encoding_warnings(table.source, table.encoded, config.data.max_length)
     watched = encode_table(monitor, labels, tokenizer) if monitor else None
@@ -197,67 +181,6 @@ def _hardware(run: RunFolder, config: Config, mode: Mode) -> Hardware:
             )
         return saved
     return chosen
-
-
-def _prepare(
-    config: Config,
-    backbone: Backbone,
-    hardware: Hardware,
-    tables: TrainingTables,
-    labels: LabelSet,
-    tokenizer: TextTokenizer,
-    init: Path | None,
-) -> Prepared:
-    encoded = {
-        name: encode_table(table, None if name == "unlabeled" else labels, tokenizer)
-        for name, table in tables.by_name().items()
-    }
-    cohort = build_cohort(backbone, config.cohort, config.head, len(labels))
-    if init is not None:
-        start_from(cohort, init, backbone.fingerprint, labels)
-    if hardware.precision == "bf16":
-        shrink_frozen(cohort)
-    cohort.to(hardware.device)
-    unlabeled = _within_reach(encoded["unlabeled"], config) if "unlabeled" in encoded else []
-    rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
-    plan = make_plan(config, has_unlabeled=bool(unlabeled))
-    engine = Engine(cohort, plan, rows, config, hardware)
-    truncated = {name: table.encoded.truncated for name, table in encoded.items()}
-    return Prepared(cohort, engine, hardware, encoded, truncated)
-
-
-def _within_reach(table: EncodedTable, config: Config) -> list[Ids]:
-    """Return the unlabelled texts that the steps can reach, or enough to propagate labels along.
-
-    Steps draw a limited number of texts; without this, propagation would place all others too.
-    """
-    ids = table.encoded.ids
-    wanted = max(config.training.steps * config.training.unlabeled_batch, PROPAGATION_TEXTS)
-    if len(ids) <= wanted:
-        return ids
-    rows = np.random.default_rng((config.seed, len(ids))).permutation(len(ids))[:wanted]
-    return [ids[i] for i in np.sort(rows)]
-
-
-def start_from(cohort: Cohort, init: Path, fingerprint: str, labels: LabelSet) -> None:
-    """Put the trained tensors of an earlier run in place.
-
-    Raises:
-        RunError: the run is not finished, or has another backbone, other classes or learners.
-    """
-    run = RunFolder(init)
-    summary, (_, inputs) = run.read_summary(), run.read_config()
-    same = {
-        "backbone": inputs.get("backbone_fingerprint") == fingerprint,
-        "classes": run.read_labels().values == labels.values,
-        "layer maps": summary["layer_maps"] == {n: list(cohort[n].layer_map) for n in cohort},
-    }
-    if different := [name for name, is_same in same.items() if not is_same]:
-        raise RunError(f"cannot start from run {init}: it has other {' and '.join(different)}")
-    try:
-        cohort.load_own_tensors(read_tensors(run.learners))
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot start from run {init}: {error}") from None
 
 
 def _open(

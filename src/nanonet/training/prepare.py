@@ -1,0 +1,99 @@
+"""Getting ready: from tables and a backbone to an engine that can step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanonet.core.config import Config
+from nanonet.core.errors import RunError
+from nanonet.models.backbones import Backbone
+from nanonet.models.cohort import Cohort, build_cohort
+from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.tokenization import Ids, TextTokenizer
+from nanonet.training.checkpoint import read_tensors
+from nanonet.training.device import Hardware, shrink_frozen
+from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.inputs import EncodedTable, TrainingTables, encode_table
+from nanonet.training.plan import make_plan
+from nanonet.training.run_folder import RunFolder
+
+PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to step."""
+
+    cohort: Cohort
+    engine: Engine
+    hardware: Hardware
+    tables: dict[str, EncodedTable]
+    truncated: dict[str, int]
+
+
+def prepare(
+    config: Config,
+    backbone: Backbone,
+    hardware: Hardware,
+    tables: TrainingTables,
+    labels: LabelSet,
+    tokenizer: TextTokenizer,
+    init: Path | None,
+) -> Prepared:
+    """Return a run ready to step: texts encoded, cohort built, on its device.
+
+    Raises:
+        RunError: ``init`` cannot be started from.
+        ConfigError: see `build_cohort` and `make_plan`.
+    """
+    encoded = {
+        name: encode_table(table, None if name == "unlabeled" else labels, tokenizer)
+        for name, table in tables.by_name().items()
+    }
+    cohort = build_cohort(backbone, config.cohort, config.head, len(labels))
+    if init is not None:
+        start_from(cohort, init, backbone.fingerprint, labels)
+    if hardware.precision == "bf16":
+        shrink_frozen(cohort)
+    cohort.to(hardware.device)
+    unlabeled = _within_reach(encoded["unlabeled"], config) if "unlabeled" in encoded else []
+    rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
+    plan = make_plan(config, has_unlabeled=bool(unlabeled))
+    engine = Engine(cohort, plan, rows, config, hardware)
+    truncated = {name: table.encoded.truncated for name, table in encoded.items()}
+    return Prepared(cohort, engine, hardware, encoded, truncated)
+
+
+def _within_reach(table: EncodedTable, config: Config) -> list[Ids]:
+    """Return the unlabelled texts that the steps can reach, or enough to propagate labels along.
+
+    Steps draw a limited number of texts; without this, propagation would place all others too.
+    """
+    ids = table.encoded.ids
+    wanted = max(config.training.steps * config.training.unlabeled_batch, PROPAGATION_TEXTS)
+    if len(ids) <= wanted:
+        return ids
+    rows = np.random.default_rng((config.seed, len(ids))).permutation(len(ids))[:wanted]
+    return [ids[i] for i in np.sort(rows)]
+
+
+def start_from(cohort: Cohort, init: Path, fingerprint: str, labels: LabelSet) -> None:
+    """Put the trained tensors of an earlier run in place.
+
+    Raises:
+        RunError: the run is not finished, or has another backbone, other classes or learners.
+    """
+    run = RunFolder(init)
+    summary, (_, inputs) = run.read_summary(), run.read_config()
+    same = {
+        "backbone": inputs.get("backbone_fingerprint") == fingerprint,
+        "classes": run.read_labels().values == labels.values,
+        "layer maps": summary["layer_maps"] == {n: list(cohort[n].layer_map) for n in cohort},
+    }
+    if different := [name for name, is_same in same.items() if not is_same]:
+        raise RunError(f"cannot start from run {init}: it has other {' and '.join(different)}")
+    try:
+        cohort.load_own_tensors(read_tensors(run.learners))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot start from run {init}: {error}") from None
