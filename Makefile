@@ -18,11 +18,11 @@ check: $(VENV)/.dev  ## formatting, lint, types, docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/help_page.py --check
-	$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 docs: $(VENV)/.dev  ## write docs/help.md and build the pages into site/
 	$(BIN)/python scripts/help_page.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
