@@ -1,6 +1,7 @@
 """Stopping and continuing: a resumed run ends where an uninterrupted one does, to the bit."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -269,3 +270,16 @@ def test_checkpoints_are_ordered_by_number(tmp_path):
         (tmp_path / name).mkdir()
     found = [path.name for path in list_checkpoints(tmp_path)]
     assert found == ["step-000050", "step-999999", "step-1000000"]
+
+
+def test_other_versions_are_noted(bert, tmp_path):
+    run = tmp_path / "run"
+    config = make_settings(bert)
+    interrupted(config, run, 2)
+    path = run / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["versions"]["torch"] = "0.0.1"
+    path.write_text(json.dumps(environment))
+    notes = Notes()
+    train(config, make_tables, run, mode="resume", display=notes)
+    assert any("torch 0.0.1 ->" in warning for warning in notes.warned)

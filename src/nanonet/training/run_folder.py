@@ -145,7 +145,7 @@ class RunFolder:
                 "python": platform.python_version(),
                 "platform": platform.platform(),
                 "processor": processor_name(),
-                "versions": {p: _version(p) for p in PACKAGES},
+                "versions": versions(),
                 "hardware": to_dict(hardware),
             },
         )
@@ -218,6 +218,11 @@ class RunFolder:
 
 def _step_of(line: str) -> int:
     return int(json.loads(line)["step"])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that shape a run."""
+    return {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str:

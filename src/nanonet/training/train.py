@@ -48,7 +48,7 @@ from nanonet.training.inputs import (
 )
 from nanonet.training.plan import make_plan
 from nanonet.training.prepare import Prepared, prepare
-from nanonet.training.run_folder import RunFolder, check_same, weights_sha256
+from nanonet.training.run_folder import RunFolder, check_same, versions, weights_sha256
 from nanonet.training.selection import Selection, select_by_accuracy, select_by_agreement
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -117,6 +117,7 @@ def train(
     with _writing(run), own_chance_and_threads(hardware.threads):
         if resuming:
             position = _open(run, config, inputs, init, prepared)
+            warnings += _version_warnings(run)
         else:
             position = Position(0, 0.0, {}, {})
             _create(run, config, inputs, labels, tokenizer, tables, hardware)
@@ -138,6 +139,15 @@ def train(
                 f" continue with --resume (run {out})"
             )
         return _finish(run, config, prepared, labels, position, stop, log)
+
+
+def _version_warnings(run: RunFolder) -> list[str]:
+    """Return a warning where a run is resumed with other packages than it was started with."""
+    before, now = run.read_json("environment.json").get("versions", {}), versions()
+    changed = [f"{p} {before[p]} -> {now[p]}" for p in now if before.get(p, now[p]) != now[p]]
+    if not changed:
+        return []
+    return [f"resumed with other versions ({', '.join(changed)}): results may differ slightly"]
 
 
 @contextmanager
