@@ -315,6 +315,7 @@ def test_save_writes_no_pickle_and_overwrites_nothing(fitted, tmp_path, monkeypa
 
 
 def test_a_fitted_model_can_be_pickled(fitted):
+    # joblib, and so GridSearchCV in processes, sends estimators this way; our files never do.
     copy = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(copy.predict_proba(NEW), fitted.predict_proba(NEW))
     assert copy.classes_.tolist() == WORDS
