@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import nanonet as package
+from nanonet.core.config import recipe_names
 from nanonet.data.readers import Columns, read_table
 from nanonet.data.writers import write_table
 from runs import FAST, nanonet, refuse, succeed
@@ -150,6 +151,33 @@ def test_list_names_each_with_a_line(kind):
         name, _, about = line.partition(": ")
         assert name
         assert about, line
+
+
+def test_list_says_what_each_recipe_is():
+    lines = succeed("list", "recipes").out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == recipe_names()
+    about = dict(line.split(": ", 1) for line in lines)
+    assert about["supervised"].startswith("Labelled rows only: every learner on its own")
+    assert about["disco"] == "DisCo (arXiv 2305.12074): no teacher while learning"
+
+
+@pytest.mark.parametrize(
+    ("head", "about"),
+    [
+        ("# One (arXiv 1.2) way.\n# Two.", "One (arXiv 1.2) way"),
+        ("# It goes on\n# a line below: here; not here", "It goes on a line below: here"),
+        ("\n#No space. None", "No space"),
+        ("", "phases a, b"),
+        ("#\n#", "phases a, b"),
+        ("training.steps = 3\n# Not at the head.", "phases a, b"),
+    ],
+)
+def test_what_a_recipe_says_of_itself(head, about, monkeypatch, tmp_path):
+    phases = "".join(f'\n[phases.{n}]\nlearners = "all"\n' for n in "ab")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "own.toml").write_text(f"{head}\n{phases}", encoding="utf-8")
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    assert succeed("list", "recipes").out == f"own: {about}\n"
 
 
 def test_list_refuses_an_unknown_kind():
@@ -365,5 +393,5 @@ def test_the_installed_script_is_the_same_program():
         [script, "list", "recipes"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0
-    assert "supervised: all" in done.stdout
+    assert "supervised: Labelled rows only" in done.stdout
     assert done.stderr == ""

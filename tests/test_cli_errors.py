@@ -194,12 +194,47 @@ def test_more_tokens_than_the_backbone_has_positions(train_arguments, tmp_path):
         (["--seed", "-1"], ["seed", "at least 0"], 2),
         (["--max-minutes", "-1"], ["max_minutes", "at least 0"], 2),
         (["--init", "no-run"], ["no-run"], 1),
+        (
+            ["--init", "no-run", "--set", "warmup.steps=3"],
+            ["--init starts from students that are ready", "set warmup.steps=0"],
+            2,
+        ),
     ],
 )
 def test_options_of_train(train_arguments, tmp_path, more, parts, status):
     out = tmp_path / "run"
     refuse(*train_arguments, *more, "--out", out, parts=parts, status=status)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["cohort.layer_map=[[1, 9], [2, 3]]"], ["student 1 is [1, 9]", "from 1 to 4"]),
+        (["cohort.layer_map=[[1, 2], [1, 2]]"], ["only 1 distinct views", "take fewer students"]),
+        (
+            ["cohort.students=1"],
+            ["mutual needs 2 students", "set phases.students.objectives.mutual"],
+        ),
+        (["cohort.student_peft=lora", "lora.targets=['qery']"], ["lora.targets", "query, value"]),
+        (["cohort.student_peft=lroa"], ["unknown PEFT method 'lroa'", "did you mean 'lora'"]),
+        (["views.learners.student9.shuffle=0.1"], ["views.learners.student9 names no learner"]),
+        (["views.learners.student1.shufle=0.1"], ["did you mean 'shuffle'"]),
+        (["cohort.student_width=7", "cohort.student_peft=full"], ["cohort.student_width is 7"]),
+        (["cohort.student_width=16"], ["cohort.student_width is 16", "student_peft=full"]),
+        (["warmup.steps=3", "warmup.peft=head"], ["set warmup.steps=0"]),
+        (["training.dropout=0.1"], ["unknown key 'training.dropout'"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_settings_that_do_not_fit_each_other_or_the_backbone(
+    train_arguments, tmp_path, settings, parts
+):
+    # A data file that is not there would be named, were it looked at.
+    arguments = replaced(train_arguments, "--labeled", tmp_path / "none.csv")
+    more = [part for setting in settings for part in ("--set", setting)]
+    refuse(*arguments, *more, "--out", tmp_path / "run", parts=parts, status=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

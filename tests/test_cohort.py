@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from nanonet.core.config import CohortConfig, HeadConfig
+from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import ConfigError
 from nanonet.models.backbones import Backbone, wrap_model
-from nanonet.models.cohort import Chunk, build_cohort
+from nanonet.models.cohort import Chunk, ChunkView, build_cohort
 from nanonet.models.heads import LinearHead, pool
 from test_backbones import make_batch
 from test_peft import make_cohort
@@ -47,7 +47,7 @@ def test_reading_in_chunks_equals_one_padded_batch(family, pooling):
     for name in cohort:
         learner = cohort[name]
         learner.pooling = pooling
-        out = learner.read(chunks, keep_hidden_states=True)
+        out = learner.read(chunks, keep=frozenset({"hidden_states"}))
         with torch.no_grad():
             embedded = learner.encoder.embed(ids)
             states = [embedded, *learner.encoder.run_layers(embedded, mask)]
@@ -69,13 +69,14 @@ def test_a_view_hides_tokens_from_the_learner():
     chunk = Chunk(torch.arange(2), ids, mask)
     visible = mask.clone()
     visible[0, 3] = 0
+    view = ChunkView(visible)
     learner = cohort["student1"]
-    full, seen = learner.read([chunk]), learner.read([chunk], [visible])
+    full, seen = learner.read([chunk]), learner.read([chunk], [view])
     assert not torch.equal(full.logits[0], seen.logits[0])
     torch.testing.assert_close(full.logits[1], seen.logits[1])
     changed = ids.clone()
     changed[0, 3] = ids[0, 3] % 30 + 5
-    other = learner.read([Chunk(torch.arange(2), changed, mask)], [visible])
+    other = learner.read([Chunk(torch.arange(2), changed, mask)], [view])
     torch.testing.assert_close(seen.logits, other.logits)
 
 
@@ -143,13 +144,13 @@ def test_own_tensors_that_do_not_fit_change_nothing():
 def test_nobody_to_train_is_refused():
     backbone = Backbone("x", wrap_model(make_model(bert_config())), "", "mean", "")
     with pytest.raises(ConfigError, match="nobody would learn"):
-        build_cohort(backbone, CohortConfig(teacher=False, students=0), HeadConfig(), 2)
+        build_cohort(backbone, Config(cohort=CohortConfig(teacher=False, students=0)), 2)
 
 
 @pytest.mark.parametrize(("teacher", "students"), [(False, 2), (True, 0), (True, 1)])
 def test_cohorts_without_a_teacher_or_students(teacher, students):
     backbone = Backbone("x", wrap_model(make_model(bert_config())), "", "mean", "")
     settings = CohortConfig(teacher=teacher, students=students, student_layers=2)
-    cohort = build_cohort(backbone, settings, HeadConfig(), 2)
+    cohort = build_cohort(backbone, Config(cohort=settings), 2)
     assert cohort.has_teacher == teacher
     assert len(cohort.students) == students

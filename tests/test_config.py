@@ -98,7 +98,7 @@ def test_refused_values(values, expected):
     [
         ("seed=-1", "'seed' is -1, but must be at least 0"),
         ("training.steps=0", "'training.steps' is 0, but must be at least 1"),
-        ("training.dropout=0.95", "must be at most 0.9"),
+        ("views.dropout=0.95", "must be at most 0.9"),
         ("training.precision=fp16", "one of 'auto', 'fp32', 'bf16'"),
         ("data.max_length=3", "must be at least 4"),
         ("head.scale=0", "must be at least 0.01"),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanonet.core.config import PhaseConfig, TrainingConfig, ViewsConfig
+from nanonet.core.config import PhaseConfig, TrainingConfig, ViewConfig
 from nanonet.core.errors import ConfigError, RunError
+from nanonet.models.attention import WATCHED, register_watched_attention
 from nanonet.models.backbones import Backbone, wrap_model
 from nanonet.models.cohort import build_cohort
 from nanonet.objectives.mutual import Mutual
@@ -45,6 +46,11 @@ THREE = ["cohort.students=3", "cohort.layer_map=[[1, 2], [2, 3], [3, 4]]"]
 FULL_HIDDEN = "phases.students.objectives.representation_distillation.level=hidden"
 
 
+def dropout(share: float) -> list[str]:
+    """Settings that give all learners dropout."""
+    return [f"views.dropout={share}", f"views.learners.teacher.dropout={share}"]
+
+
 class Record:
     """Keeps what the loop tells."""
 
@@ -66,8 +72,12 @@ class Record:
 
 def make_engine(*settings: str, recipe=AT_ONCE, model=bert_config, unlabeled=10, heads=True):
     config = make_settings("in memory", *settings, recipe=recipe)
-    backbone = Backbone("tiny", wrap_model(make_model(model())), "", "mean", "")
-    cohort = build_cohort(backbone, config.cohort, config.head, 3)
+    plan = make_plan(config, has_unlabeled=bool(unlabeled))
+    stock = make_model(model())
+    if plan.watches_attention:
+        register_watched_attention()
+        stock.set_attn_implementation(WATCHED)
+    cohort = build_cohort(Backbone("tiny", wrap_model(stock), "", "mean", ""), config, 3)
     if heads:
         generator = torch.Generator().manual_seed(1)
         for name in cohort:
@@ -79,7 +89,6 @@ def make_engine(*settings: str, recipe=AT_ONCE, model=bert_config, unlabeled=10,
     rows = TrainingRows(
         tokenizer.encode(tables.labeled.texts).ids, np.array(tables.labeled.labels), pool
     )
-    plan = make_plan(config, has_unlabeled=bool(unlabeled))
     return Engine(cohort, plan, rows, config, FP32)
 
 
@@ -99,16 +108,16 @@ def same(a, b, prefix: str = "") -> bool:
 
 def phase_step(engine, name: str, step: int = 0, **changes):
     phase = next(p for p in engine.plan.phases if p.name == name)
-    views = changes.get("views", engine.config.views)
     batch = changes.get("batch") or engine._draw(step)
     return phase, PhaseStep(
         engine.cohort,
         phase,
         batch,
-        views,
+        engine._views | changes.get("views", {}),
         changes.get("seed", 0),
         step,
-        engine.plan.needs_hidden_states,
+        engine.config.training.steps,
+        engine.plan.parts,
         changes.get("targets"),
     )
 
@@ -158,7 +167,7 @@ def test_own_outputs_of_both_streams_are_those_of_each_stream_alone():
     batch = engine._draw(0)
     learner = engine.cohort["student1"]
     for stream, rows in (("labeled", batch.labeled), ("unlabeled", batch.unlabeled)):
-        alone = learner.read(make_chunks(rows, 0.0, "cpu"), keep_hidden_states=True)
+        alone = learner.read(make_chunks(rows, 0.0, "cpu"), keep=frozenset({"hidden_states"}))
         ours = view.own("student1", stream)
         torch.testing.assert_close(ours.logits, alone.logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(ours.pooled, alone.pooled, rtol=0, atol=1e-5)
@@ -202,11 +211,14 @@ def test_targets_are_computed_once_without_gradient_and_view():
     assert not view.peer("student2", "unlabeled").logits.requires_grad
 
 
-def visible(engine, student: str, step: int = 0, seed: int = 0, views: ViewsConfig | None = None):
-    phase, view = phase_step(engine, "students", step, seed=seed, views=views or ViewsConfig(0.4))
+def visible(engine, learner: str, step: int = 0, seed: int = 0, share: float = 0.4):
+    """Chunks, the masks that a learner sees them under, and the number of labelled rows."""
+    views = {name: ViewConfig(share) for name in engine.cohort.students}
+    phase, view = phase_step(engine, "students", step, seed=seed, views=views)
     batch = engine._draw(0)  # the same rows whatever the step, to compare the masks
     chunks = batch.chunks(phase.streams)
-    return chunks, view._visible(student, chunks, True), len(batch.labeled)
+    seen = view._views_of(learner, chunks, True)
+    return chunks, seen and [v.mask for v in seen], len(batch.labeled)
 
 
 def test_views_depend_on_seed_step_and_student_only_and_spare_labelled_rows():
@@ -230,7 +242,7 @@ def test_views_depend_on_seed_step_and_student_only_and_spare_labelled_rows():
         hidden += int((chunk.attention_mask - mask).sum())
     assert hidden > 0
     assert visible(engine, "teacher")[1] is None
-    assert visible(engine, "student1", views=ViewsConfig(0.0))[1] is None
+    assert visible(engine, "student1", share=0.0)[1] is None
 
 
 def test_log_rows_are_means_and_checkpoints_come_in_time():
@@ -395,17 +407,17 @@ def test_a_window_without_a_single_step_is_refused():
         make_engine("phases.students.start=0.99")
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_what_the_teacher_read_to_learn_is_its_target_later_in_the_step(dropout):
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_what_the_teacher_read_to_learn_is_its_target_later_in_the_step(share):
     engine = make_engine(
-        f"training.dropout={dropout}",
+        *dropout(share),
         "phases.teacher.objectives.feedback.weight=0",
         "phases.teacher.objectives.prediction_distillation.weight=1",  # to read both streams
         FULL_HIDDEN,
     )
     teacher = engine.cohort["teacher"]
     ids = engine._draw(0).unlabeled
-    engine.cohort.train(dropout > 0.0)
+    engine.cohort.train(share > 0.0)
     targets: dict = {}
     before = predict_logits(teacher, ids, FP32)
     phase, view = phase_step(engine, "teacher", targets=targets)
@@ -417,9 +429,9 @@ def test_what_the_teacher_read_to_learn_is_its_target_later_in_the_step(dropout)
     target = phase_step(engine, "students", targets=targets)[1].teacher("unlabeled")
     assert phase.streams == {"labeled", "unlabeled"}
     assert not np.allclose(before, after, atol=1e-2)
-    expected = before if dropout == 0.0 else after
+    expected = before if share == 0.0 else after
     np.testing.assert_allclose(target.logits.numpy(), expected, atol=1e-4)
-    assert torch.equal(own.logits, target.logits) == (dropout == 0.0)
+    assert torch.equal(own.logits, target.logits) == (share == 0.0)
     assert len(target.hidden_states) == 5
     for tensor in (target.logits, target.pooled, *target.hidden_states):
         assert not tensor.requires_grad
@@ -428,7 +440,7 @@ def test_what_the_teacher_read_to_learn_is_its_target_later_in_the_step(dropout)
 def test_hidden_states_are_kept_only_where_they_are_read():
     for settings, count in (((), 0), ((FULL_HIDDEN,), 3)):
         engine = make_engine(*settings)
-        assert engine.plan.needs_hidden_states == (count > 0)
+        assert engine.plan.parts == (frozenset({"hidden_states"}) if count else frozenset())
         _, view = phase_step(engine, "students")
         assert len(view.own("student1", "unlabeled").hidden_states) == count
 
@@ -448,7 +460,7 @@ def test_dropout_is_used_in_training_and_depends_only_on_seed_and_step():
     runs = []
     for noise in (0, 1):
         torch.manual_seed(noise)  # the global generator's state must not matter
-        engine = make_engine("training.dropout=0.3", recipe="supervised")
+        engine = make_engine(*dropout(0.3), recipe="supervised")
         run(engine)
         runs.append(tensors(engine))
         assert not engine.cohort.training
@@ -457,9 +469,9 @@ def test_dropout_is_used_in_training_and_depends_only_on_seed_and_step():
 
 
 def test_a_run_in_parts_is_the_run_in_one():
-    whole = make_engine("training.dropout=0.2", "training.log_every=4")
+    whole = make_engine(*dropout(0.2), "training.log_every=4")
     expected = run(whole)
-    part = make_engine("training.dropout=0.2", "training.log_every=4")
+    part = make_engine(*dropout(0.2), "training.log_every=4")
     stop = StopRequest()
 
     def stop_at_three(step):

@@ -1,29 +1,41 @@
 import json
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 import nanonet
 from nanonet import export as export_module
 from nanonet.core.bundle import read_manifest
-from nanonet.core.config import CohortConfig, HeadConfig
+from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import BundleError
 from nanonet.core.files import sha256_file
 from nanonet.export import check_parity, export, load_cohort, quantize_int8, write_onnx
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import Learner, build_cohort
+from nanonet.models.peft import PEFT
+from nanonet.training import train as train_module
+from nanonet.training.checkpoint import list_checkpoints, read_tensors
 from nanonet.training.run_folder import RunFolder
+from nanonet.training.train import train
 from runs import FAST, refuse, succeed, temporary_files
+from test_peft import HEAD, counts
+from test_training import Notes
+from tiny import make_settings, make_tables
 
+TRAINED = "trained.safetensors"
 SHAPES = [(1, 1), (1, 2), (3, 17), (5, 64), (16, 5)]  # (rows, tokens)
 
 
 def random_learner(folder, learner="student1") -> Learner:
     """Return a learner whose own parameters, the created biases too, are away from zero."""
     backbone = load_backbone(str(folder))
-    cohort = build_cohort(backbone, CohortConfig(student_layers=2), HeadConfig(), classes=3)
+    cohort = build_cohort(backbone, Config(cohort=CohortConfig(student_layers=2)), classes=3)
     generator = torch.Generator().manual_seed(0)
     for parameter in cohort[learner].own_parameters().values():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -110,6 +122,118 @@ def test_int8_stays_close_whatever_the_backbone_s_size(exported, tmp_path):
     assert 0 < difference < 2
     assert small.stat().st_size < path.stat().st_size
     assert largest_difference(learner, small, [(7, 48)]) < 2
+
+
+# from training to the bundle
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that was trained, its learners as they were then, and its bundle."""
+
+    method: str
+    run: Path
+    learners: dict[str, Learner]
+    bundle: Path
+
+
+def train_and_export(folder, out: Path, *settings: str, method: str, **how) -> Trained:
+    kept = {}
+    select = train_module.select
+
+    def keep(prepared, seed):
+        kept.update({name: prepared.cohort[name] for name in prepared.cohort})
+        return select(prepared, seed)
+
+    peft = [f"cohort.teacher_peft={method}", f"cohort.student_peft={method}"]
+    with mock.patch.object(train_module, "select", keep):
+        train(make_settings(folder, *peft, *settings), make_tables, out / "run", **how)
+    export(out / "run", out / "bundle")
+    return Trained(method, out / "run", kept, out / "bundle")
+
+
+METHODS = [("bert", method) for method in PEFT] + [("modernbert", m) for m in ("bitfit", "lora")]
+
+
+@pytest.fixture(scope="module", params=METHODS, ids=["-".join(m) for m in METHODS])
+def trained(request, tmp_path_factory) -> Trained:
+    family, method = request.param
+    folder = request.getfixturevalue(f"tiny_{family}_folder")
+    return train_and_export(folder, tmp_path_factory.mktemp("trained"), method=method)
+
+
+def logits_of(learner: Learner) -> torch.Tensor:
+    feed = feed_of(7, 20, learner.encoder.config.vocab_size)
+    with torch.inference_mode():
+        return learner(*(torch.from_numpy(a) for a in feed.values()))
+
+
+def test_a_trained_run_is_loaded_as_it_was_and_exported_as_it_computes(trained):
+    cohort, manifest = load_cohort(RunFolder(trained.run)), read_manifest(trained.bundle)
+    for name, learner in trained.learners.items():
+        expected = logits_of(learner)
+        assert torch.equal(logits_of(cohort[name]), expected)
+        assert expected.std() > 0.01
+    selected = cohort[manifest.learner["name"]]
+    assert largest_difference(selected, trained.bundle / "model.onnx", SHAPES) < 1e-5
+    model = onnx.load(trained.bundle / "model.onnx", load_external_data=False)
+    names = " ".join(tensor.name for tensor in model.graph.initializer)
+    assert "encoder.layers.1" in names
+    assert "lora" not in names
+
+
+def test_counts_of_a_bundle_and_of_its_run(trained):
+    summary, manifest = RunFolder(trained.run).read_summary(), read_manifest(trained.bundle)
+    name = manifest.learner["name"]
+    layers = manifest.learner["layers"]
+    family = "bert" if len(summary["layer_maps"]["teacher"]) == 4 else "modernbert"
+    trainable, total = counts(family, trained.method, len(layers), layers[0] == 1)
+    assert summary["trainable_parameters"][name] == trainable
+    assert summary["total_parameters"][name] == total
+    assert manifest.parameters["trainable"] == trainable
+    # LoRA's matrices become part of the pretrained ones.
+    merged_away = trainable - HEAD if trained.method == "lora" else 0
+    assert manifest.parameters["total"] == total - merged_away
+
+
+def test_biases_that_were_created_go_all_the_way(tiny_modernbert_folder, tmp_path):
+    """Training, checkpoint, stop, --resume, run folder, merging, ONNX."""
+    killed = Notes(fail_at(5))
+    with pytest.raises(MemoryError):
+        train_and_export(tiny_modernbert_folder, tmp_path, method="bitfit", display=killed)
+    pretrained = load_backbone(str(tiny_modernbert_folder)).encoder
+    known = {name for name, _ in pretrained.named_parameters()}
+    step = read_tensors(list_checkpoints(tmp_path / "run" / "checkpoints")[-1] / TRAINED)
+    created = {n for n in step if ".encoder." in n and n.split(".encoder.")[1] not in known}
+    assert {name.partition(".")[0] for name in created} == {"teacher", "student1", "student2"}
+    assert all(step[name].abs().max() > 0 for name in created)
+
+    done = train_and_export(tiny_modernbert_folder, tmp_path, method="bitfit", mode="resume")
+    cohort, saved = (
+        load_cohort(RunFolder(done.run)),
+        read_tensors(done.run / "learners.safetensors"),
+    )
+    name = read_manifest(done.bundle).learner["name"]
+    merged = cohort[name].merged()
+    own = {n.removeprefix(f"{name}."): t for n, t in saved.items() if n.startswith(f"{name}.")}
+    biases = [n.removeprefix(f"{name}.") for n in created if n.startswith(f"{name}.")]
+    assert len(biases) > 10
+    for bias in biases:
+        assert torch.equal(merged.get_parameter(bias), own[bias])
+        assert own[bias].abs().max() > 0
+    path = done.bundle / "model.onnx"
+    assert largest_difference(merged, path, SHAPES) < 1e-5
+    for bias in biases:
+        merged.get_parameter(bias).data.zero_()
+    assert largest_difference(merged, path, SHAPES) > 1e-2  # they matter
+
+
+def fail_at(at: int):
+    def fail(step):
+        if step == at:
+            raise MemoryError
+
+    return fail
 
 
 def test_the_manifest_says_where_the_model_comes_from(run_folder, bundle):

@@ -19,7 +19,7 @@ LAYERS = [
     {"training"},
     {"export", "runtime"},
     {"scoring"},  # the one part of layer 6 that sees both
-    {"estimators", "demo"},
+    {"estimators", "demo", "benchmark"},
     {"__init__"},
     {"cli"},
     {"__main__"},

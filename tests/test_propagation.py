@@ -25,7 +25,7 @@ from nanonet.training.inputs import EncodedTable
 from nanonet.training.plan import Phase, make_plan
 from nanonet.training.propagation import SoftLabels, neighbour_graph, propagate
 from nanonet.training.train import train
-from test_engine import FP32, Record, make_engine, phase_step, run, same, tensors
+from test_engine import FP32, Record, dropout, make_engine, phase_step, run, same, tensors
 from test_objectives import ROWS, FixedStep, close, log_softmax
 from test_resume import clockless, interrupted
 from test_training import Notes, contents, losses, unread
@@ -289,7 +289,7 @@ def test_log_rows_are_means_over_the_steps_of_each_loss():
 
 
 def test_the_loop_stopped_at_any_step_ends_where_the_whole_one_does():
-    settings = ("training.dropout=0.2", "training.log_every=4")
+    settings = (*dropout(0.2), "training.log_every=4")
     whole = make_engine(*settings, recipe="nanonet")
     expected = run(whole)
     for at in (1, 2, 3):  # labels spread before the third step
@@ -403,7 +403,7 @@ def test_soft_labels_go_through_a_checkpoint(tmp_path):
 @pytest.fixture(scope="module")
 def whole_run(tiny_modernbert_folder, tmp_path_factory):
     """A configuration, the folder of its uninterrupted run, and the summary."""
-    settings = ("training.dropout=0.1", "training.log_every=1")
+    settings = (*dropout(0.1), "training.log_every=1")
     config = make_settings(tiny_modernbert_folder, *settings)
     out = tmp_path_factory.mktemp("propagation") / "whole"
     return config, out, train(config, make_tables, out)

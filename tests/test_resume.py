@@ -41,7 +41,7 @@ def bert(tiny_bert_folder):
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
 def test_a_resumed_run_is_bit_identical(tmp_path, bert, step):
-    config = make_settings(bert, "training.dropout=0.2")
+    config = make_settings(bert, "views.dropout=0.2", "views.learners.teacher.dropout=0.2")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = train(config, make_tables, whole)
     interrupted(config, parts, step)

@@ -89,6 +89,7 @@ def test_split_and_list_recipes(corpus, tmp_path):
         (["export", ".", "--out", "b"], "nanonet export", "train"),
         (["list", "peft"], "nanonet list peft", "train"),
         (["demo"], "nanonet demo", "train"),
+        (["benchmark", "s.toml", "--out", "o"], "nanonet benchmark", "train"),
         (["evaluate", "RUN", "--data", "TEST"], "scoring a run", "train"),
         (["evaluate", "BUNDLE", "--data", "hub:x"], "hub datasets", "train"),
         (["predict", "BUNDLE", "--input", "P"], "reading Parquet", "parquet"),

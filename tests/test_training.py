@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanonet.core.config import recipe_names
+from nanonet.core.config import read_recipe, recipe_names
 from nanonet.core.errors import BackboneError, ConfigError, DataError, RunError
 from nanonet.data.readers import table_from_lists
+from nanonet.models.backbones import BertEncoder
+from nanonet.models.peft import PEFT, PeftMethod
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.train import train
+from test_peft import counts
 from tiny import AT_ONCE, make_settings, make_tables
 
 FILES = {
@@ -41,8 +44,8 @@ class Notes:
         self.on_log = self.rows.append
         self._on_step = on_step
 
-    def start(self, step, steps):
-        self.events.append(("start", step, steps))
+    def start(self, step, steps, what="training"):
+        self.events.append(("start" if what == "training" else what, step, steps))
 
     def on_step(self, step):
         self.events.append(step)
@@ -136,16 +139,19 @@ def test_run_folder_and_summary(tmp_path, bert):
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_trains_and_a_seed_decides_every_bit(tmp_path, request, recipe, family):
     folder = request.getfixturevalue(f"tiny_{family}_folder")
+    short = ["training.steps=3"]
+    if "warmup" in read_recipe(recipe):
+        short += ["warmup.steps=3", "warmup.cache=false"]
     weights = []
     for i, seed in enumerate((0, 0, 1)):
-        config = make_settings(folder, f"seed={seed}", "training.steps=3", recipe=recipe)
+        config = make_settings(folder, f"seed={seed}", *short, recipe=recipe)
         summary = train(config, make_tables, tmp_path / str(i))
         weights.append(summary["weights_sha256"])
     assert weights[0] == weights[1] != weights[2]
     assert losses(tmp_path / "0") == losses(tmp_path / "1") != losses(tmp_path / "2")
 
 
-@pytest.mark.parametrize("method", ["bitfit", "layernorm", "head", "full"])
+@pytest.mark.parametrize("method", list(PEFT))
 def test_every_method_trains(tmp_path, tiny_modernbert_folder, method):
     peft = [f"cohort.teacher_peft={method}", f"cohort.student_peft={method}"]
     config = make_settings(tiny_modernbert_folder, *peft, "training.steps=3")
@@ -155,6 +161,10 @@ def test_every_method_trains(tmp_path, tiny_modernbert_folder, method):
     assert head_only == (method == "head")
     whole = summary["trainable_parameters"] == summary["total_parameters"]
     assert whole == (method == "full")
+    for name, layer_map in summary["layer_maps"].items():
+        expected = counts("modernbert", method, len(layer_map), layer_map[0] == 1)
+        found = summary["trainable_parameters"][name], summary["total_parameters"][name]
+        assert found == expected
 
 
 def test_without_unlabelled_text(tmp_path, bert):
@@ -215,12 +225,105 @@ def test_smaller_cohorts(tmp_path, bert, settings, learners, criterion):
         (["cohort.layer_map=spred"], "did you mean 'spread'"),
         (["data.max_length=65"], "positions for 64 tokens"),
         (["training.device=cuda:99"], "not available"),
+        (["cohort.layer_map=[[1, 5], [2, 3]]"], r"student 1 is \[1, 5\].* from 1 to 4; take fewer"),
+        (["cohort.layer_map=[[1, 2], [0, 3]]"], r"student 2 is \[0, 3\].* from 1 to 4; take fewer"),
+        (["cohort.layer_map=[[2, 1], [2, 3]]"], r"student 1 is \[2, 1\]: layers must increase"),
+        (["cohort.layer_map=[[1, 2]]"], "lists 1 students, but cohort.students is 2"),
+        (["cohort.students=4"], r"layer map of student 3 is \[0, 4\].*take fewer students"),
+        (
+            ["cohort.students=3", "cohort.layer_map=block"],
+            "gives 3 students only 2 distinct views .*take fewer students, or list the maps",
+        ),
+        (["cohort.layer_map=[[1, 2], [1, 2]]"], "gives 2 students only 1 distinct views"),
+        (
+            ["cohort.students=1"],
+            "set phases.students.objectives.mutual.weight=0 or cohort.students=2",
+        ),
+        (
+            ["cohort.student_peft=lora", "lora.targets=['quary']"],
+            r"lora.targets \['quary'\] match no linear map.*: dense, key, query, value .*leave",
+        ),
+        (["cohort.teacher_peft=lora", "lora.targets=['quary']"], "lora.targets .* match no linear"),
+        (
+            ["views.learners.studnet1.token_cutoff=0.1"],
+            r"views.learners.studnet1 names no learner .did you mean 'student1'.*teacher, student1",
+        ),
+        (["cohort.students=1", "views.learners.student2.shuffle=1"], "student2 names no learner"),
+        (
+            ["views.learners.student1.tokn_cutoff=0.1"],
+            "student1.tokn_cutoff' .did you mean 'token_",
+        ),
+        (["views.learners.student1.dropout=1"], "'views.learners.student1.dropout' is 1.0"),
+        (["warmup.steps=5", "warmup.peft=head"], "nothing to learn: set warmup.steps=0"),
+        (
+            ["warmup.steps=5", "warmup.objectives.representation_distillation.weight=0"],
+            "nothing to learn: set warmup.steps=0",
+        ),
+        (
+            ["warmup.steps=5", "warmup.objectives.supervised.weight=1"],
+            "objectives.supervised cannot be learnt before .*use representation_distillation",
+        ),
+        (["warmup.steps=5", "warmup.objectives.mutual.weight=1"], "objectives.mutual cannot be"),
+        (["warmup.steps=5", "warmup.objectives.mutul.weight=1"], "did you mean 'mutual'"),
+        (
+            ["warmup.steps=5", "cohort.students=0"],
+            "warmup.steps is set, but there are no students: set warmup.steps=0",
+        ),
+        (["warmup.peft=ful"], "did you mean 'full'"),
+        pytest.param(
+            ["warmup.steps=5", "warmup.peft=lora", "lora.targets=['quary']"],
+            r"lora.targets \['quary'\] match no linear map",
+            marks=pytest.mark.xfail(strict=True, reason="the warm-up's method is not tried"),
+        ),
     ],
 )
 def test_contradictions_are_refused_before_data_is_read(tmp_path, bert, settings, expected):
     with pytest.raises(ConfigError, match=expected) as error:
         train(make_settings(bert, *settings), unread, tmp_path / "run")
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "learner"),
+    [
+        ("views.adversarial=1", "student1"),
+        ("views.feature_cutoff=0.1", "student1"),
+        ("views.learners.teacher.adversarial=1", "teacher"),
+        ("views.learners.student2.feature_cutoff=0.1", "student2"),
+    ],
+)
+def test_views_that_a_backbone_has_no_access_for(tmp_path, bert, monkeypatch, setting, learner):
+    monkeypatch.setattr(BertEncoder, "has_embedding_output", False)
+    train(make_settings(bert, "views.shuffle=0.1", "training.steps=1"), make_tables, tmp_path / "a")
+    expected = f"the view of {learner} changes the embedding output.*set views.adversarial=0 and"
+    with pytest.raises(ConfigError, match=expected) as error:
+        train(make_settings(bert, setting), unread, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("learner", ["teacher", "student"])
+def test_a_method_that_finds_nothing_to_train_is_refused(tmp_path, bert, monkeypatch, learner):
+    class Nothing(PeftMethod):
+        """What layernorm would be in an encoder without one."""
+
+        @staticmethod
+        def apply(encoder, lora):
+            return []
+
+    monkeypatch.setitem(PEFT._entries, "nothing", Nothing)
+    config = make_settings(bert, f"cohort.{learner}_peft=nothing")
+    with pytest.raises(ConfigError, match=r"'nothing' finds no parameter to train .*use another"):
+        train(config, unread, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_up_of_students_that_are_ready_is_refused(tmp_path, bert):
+    train(make_settings(bert, "training.steps=2"), make_tables, tmp_path / "first")
+    config = make_settings(bert, "warmup.steps=2")
+    with pytest.raises(ConfigError, match=r"--init .*: set warmup.steps=0"):
+        train(config, unread, tmp_path / "run", init=tmp_path / "first")
     assert not (tmp_path / "run").exists()
 
 

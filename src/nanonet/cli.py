@@ -1,6 +1,8 @@
 """Layer 7: the command line. Commands import what they need when they run."""
 
+import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -308,13 +310,12 @@ KINDS = ("recipes", "objectives", "peft", "encoders", "layer-maps")
 @click.argument("kind", metavar="KIND")
 def list_kind(kind: str) -> None:
     """List what there is of a KIND: recipes, objectives, peft, encoders or layer-maps."""
-    from nanonet.core.config import read_recipe, recipe_names
+    from nanonet.core.config import recipe_names
     from nanonet.core.registry import did_you_mean
 
     if kind == "recipes":
         for name in recipe_names():
-            phases = read_recipe(name).get("phases", {})
-            click.echo(f"{name}: {', '.join(phases)}")
+            click.echo(f"{name}: {_about_recipe(name)}")
         return
     homes = {
         "objectives": ("nanonet.objectives", "OBJECTIVES"),
@@ -332,6 +333,19 @@ def list_kind(kind: str) -> None:
         click.echo(f"{name}: {doc[0] if doc else ''}")
 
 
+def _about_recipe(name: str) -> str:
+    """Return how the comment at the head of a recipe begins; the names of its phases without."""
+    from importlib import resources
+
+    from nanonet.core.config import read_recipe
+
+    text = resources.files("nanonet").joinpath(f"recipes/{name}.toml").read_text("utf-8")
+    head = itertools.takewhile(lambda line: line.startswith("#"), text.strip().splitlines())
+    words = " ".join(line.strip("# ") for line in head)
+    first = re.split(r"[.!?;](?:\s|$)", words, maxsplit=1)[0].strip()
+    return first or f"phases {', '.join(read_recipe(name).get('phases', {}))}"
+
+
 @cli.command()
 @click.option("--out", default="demo-out", show_default=True, metavar="DIR")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -342,6 +356,53 @@ def demo(out: str, seed: int) -> None:
     the method makes of them beside simpler ways, and leaves a bundle, a table and a picture.
     """
     _need("nanonet.demo.run", "nanonet demo").run_demo(Path(out), seed)
+
+
+@cli.command()
+@click.argument("suite", metavar="SUITE.toml")
+@click.option("--out", required=True, metavar="DIR", help="The folder to write or to add to.")
+@click.option("--ablate", is_flag=True, help="Compare a recipe with variants of it.")
+@click.option("--recipe", metavar="NAME", help="The recipe to ablate.  [default: nanonet]")
+@click.option("--only", multiple=True, metavar="NAME", help="Run these methods; * and ? match.")
+@click.option("--draws", type=click.IntRange(min=1), help="Label draws, instead of the suite's.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Seeds, instead of the suite's.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Cells at a time.  [default: one per core]"
+)
+@click.option("--keep-runs", is_flag=True, help="Keep each cell's run folder.")
+@set_option
+def benchmark(
+    suite: str,
+    out: str,
+    ablate: bool,
+    recipe: str | None,
+    only: tuple[str, ...],
+    draws: int | None,
+    seeds: int | None,
+    jobs: int | None,
+    keep_runs: bool,
+    settings: tuple[str, ...],
+) -> None:
+    """Compare methods over data sets, label draws and seeds.
+
+    Each cell (method, data set, draw, seed) trains in a process of its own. Ctrl-C keeps what is
+    finished; the same command goes on, and runs again what failed or has other settings now.
+    DIR gets results.json, table.md and chart.png.
+    """
+    if recipe is not None and not ablate:
+        raise ConfigError("--recipe names what --ablate takes apart: give both, or neither")
+    module = _need("nanonet.benchmark.run", "nanonet benchmark")
+    options = module.Options(
+        ablate=ablate,
+        recipe=recipe or "nanonet",
+        only=only,
+        draws=draws,
+        seeds=seeds,
+        jobs=jobs,
+        settings=parse_set(settings),
+        keep_runs=keep_runs,
+    )
+    module.run_benchmark(Path(suite), Path(out), options)
 
 
 def _need(module: str, feature: str) -> Any:

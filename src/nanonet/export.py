@@ -41,7 +41,7 @@ def load_cohort(run: RunFolder) -> Cohort:
             f"run {run.path} was trained on another '{config.backbone.name}' than is there now:"
             " bring the original back, or train again"
         )
-    cohort = build_cohort(backbone, config.cohort, config.head, int(summary["classes"]))
+    cohort = build_cohort(backbone, config, int(summary["classes"]), run.read_warmup())
     try:
         cohort.load_own_tensors(read_tensors(run.learners))
     except (OSError, ValueError) as error:
@@ -68,7 +68,7 @@ def export(
     cohort = load_cohort(run)
     name = str(summary["selected"])
     config, inputs = run.read_config()
-    learner = cohort[name]
+    learner = cohort[name].merged()
     try:
         with new_folder(out) as folder:
             onnx_path = folder / MODEL
@@ -96,7 +96,7 @@ def export(
                     "weights_sha256": summary["weights_sha256"],
                 },
                 parameters={
-                    "trainable": learner.trainable_count(),
+                    "trainable": cohort[name].trainable_count(),
                     "total": learner.total_count(),
                 },
                 versions={package: metadata.version(package) for package in MADE_BY},

@@ -59,16 +59,68 @@ class CohortConfig:
     teacher: bool = True
     students: int = setting(2, 0)
     student_layers: int = setting(3, 1)
+    student_width: int = setting(0, 0)  # 0: the teacher's; else its weights start at random
     layer_map: str | list[list[int]] = "spread"  # a name, or one list of layers (from 1) each
     teacher_peft: str = "bitfit"
     student_peft: str = "bitfit"
 
 
 @dataclass(frozen=True)
-class ViewsConfig:
-    """What each student sees of the unlabelled batch (data views)."""
+class LoraConfig:
+    """Settings of the PEFT method ``lora``."""
 
-    token_cutoff: float = setting(0.0, 0.0, 0.9)  # share of tokens hidden from a student
+    rank: int = setting(8, 1)
+    alpha: float = setting(16.0, 0.01)  # the product of the two matrices is scaled by alpha / rank
+    targets: list[str] = field(default_factory=list)  # names of linear maps; empty: all in layers
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    """Distillation on unlabelled text before any label is used."""
+
+    steps: int = setting(0, 0)  # 0: no warm-up
+    seed: int = setting(0, 0)  # its own, so that runs of several seeds can share one warm-up
+    peft: str = "layers"  # what of each student it trains: a PEFT method
+    unlabeled_batch: int = setting(64, 1)  # rows per step at most
+    learning_rate: float = setting(5e-4, 0.0)
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
+    warmup: float = setting(0.1, 0.0, 1.0)  # share of its steps in which the rate rises
+    clip_norm: float = setting(1.0, 0.0)  # per learner; 0: off
+    cache: bool = True  # keep the result for other runs on the same data and backbone
+    objectives: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"representation_distillation": {"level": "pooled"}}
+    )
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How one learner sees the unlabelled batch (its data view)."""
+
+    token_cutoff: float = setting(0.0, 0.0, 0.9)  # share of tokens hidden
+    span_cutoff: float = setting(0.0, 0.0, 0.9)  # length of one hidden span, as a share of the row
+    feature_cutoff: float = setting(0.0, 0.0, 0.9)  # share of embedding features set to 0
+    shuffle: float = setting(0.0, 0.0, 1.0)  # share of tokens that exchange their positions
+    dropout: float = setting(0.0, 0.0, 0.9)  # in the encoder whenever it trains
+    adversarial: int = setting(0, 0)  # inner steps that adversarial noise grows to
+    adversarial_rate: float = setting(1e-3, 0.0)  # step size of an inner step
+
+
+@dataclass(frozen=True)
+class ViewsConfig(ViewConfig):
+    """The students' view, and what differs for single learners, the teacher included."""
+
+    learners: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of(self, learner: str) -> ViewConfig:
+        """Return a learner's view; the teacher sees the text as it is unless told otherwise.
+
+        Raises:
+            ConfigError: unknown key or value out of range under ``views.learners``.
+        """
+        common = {f.name: getattr(self, f.name) for f in dataclasses.fields(ViewConfig)}
+        base = {} if learner == "teacher" else common
+        own = self.learners.get(learner, {})
+        return build(ViewConfig, {**base, **own}, f"views.learners.{learner}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +145,6 @@ class TrainingConfig:
     checkpoint_every: int = setting(50, 1)  # steps
     log_every: int = setting(10, 1)  # steps
     max_minutes: float = setting(0.0, 0.0)  # 0: no limit
-    dropout: float = setting(0.0, 0.0, 0.9)  # in the encoder of a learner that trains
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     threads: int = setting(0, 0)  # 0: one per core
@@ -126,6 +177,8 @@ class Config:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     cohort: CohortConfig = field(default_factory=CohortConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from nanonet.core.config import CohortConfig, HeadConfig, make_config
+from nanonet.core.config import make_config
 from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_json, write_text
 from nanonet.data.readers import TextTable, table_from_lists
@@ -138,8 +138,8 @@ def baselines(labeled: TextTable, test: TextTable, labels: LabelSet) -> list[Row
     backbone = load_backbone("minilm")
     tokenizer = TextTokenizer(backbone.tokenizer_json, max_length=256)
     hardware = choose_hardware(make_config("supervised", {}).training)
-    frozen_only = CohortConfig(students=0, teacher_peft="head")
-    encoder = build_cohort(backbone, frozen_only, HeadConfig(), len(labels))[TEACHER]
+    frozen_only = make_config("supervised", {"cohort": {"students": 0, "teacher_peft": "head"}})
+    encoder = build_cohort(backbone, frozen_only, len(labels))[TEACHER]
     vectors, test_vectors = (
         embed(encoder, tokenizer.encode(t.texts).ids, hardware) for t in (labeled, test)
     )

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nanonet.core.errors import BackboneError, ConfigError
 from nanonet.core.files import sha256_file
 from nanonet.core.registry import Registry
+from nanonet.models.attention import register_watched_attention
 
 HUB_TIMEOUT = 20.0  # seconds for the hub's first answer
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -34,7 +35,10 @@ class Encoder(nn.Module):
         layers: the transformer layers that this encoder runs, in order.
         hidden_size: width H.
         max_length: positions that the encoder knows.
+        has_embedding_output: `embed` gives the embedding output, which some views change.
     """
+
+    has_embedding_output: ClassVar[bool] = True
 
     layers: nn.ModuleList
     config: Any
@@ -46,16 +50,24 @@ class Encoder(nn.Module):
         self.hidden_size = int(self.config.hidden_size)
         self.max_length = int(self.config.max_position_embeddings)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Return the embedding output (B, T, H) of token ids (B, T)."""
+    def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the embedding output (B, T, H) of token ids (B, T).
+
+        Args:
+            input_ids: (B, T).
+            positions: of the tokens in their row, (B, T), from 0; 0 .. T-1 where None.
+        """
         raise NotImplementedError
 
-    def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    def run_layers(
+        self, hidden: Tensor, attention_mask: Tensor, positions: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the hidden states after each layer.
 
         Args:
             hidden: embedding output (B, T, H).
             attention_mask: (B, T), 1 where a token may be attended to.
+            positions: as in `embed`.
         """
         raise NotImplementedError
 
@@ -91,14 +103,22 @@ class BertEncoder(Encoder):
         super().__init__(model, model.encoder.layer)
         self.embeddings = model.embeddings
         padding = getattr(self.embeddings, "padding_idx", None)
+        self.first_position = 0
         if padding is not None and self.config.model_type != "bert":
-            self.max_length -= int(padding) + 1  # RoBERTa counts positions from padding_idx + 1
+            self.first_position = int(padding) + 1  # RoBERTa counts positions from there
+        self.max_length -= self.first_position
 
-    def embed(self, input_ids: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """See `Encoder.embed`."""
-        return self.embeddings(input_ids=input_ids)  # type: ignore[no-any-return]
+        if positions is not None:
+            positions = positions + self.first_position
+        return self.embeddings(  # type: ignore[no-any-return]
+            input_ids=input_ids, position_ids=positions
+        )
 
-    def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    def run_layers(
+        self, hidden: Tensor, attention_mask: Tensor, positions: Tensor | None = None
+    ) -> list[Tensor]:
         """See `Encoder.run_layers`."""
         mask = additive_mask(attention_mask[:, None, None, :].bool(), hidden.dtype)
         states = []
@@ -122,23 +142,25 @@ class ModernBertEncoder(Encoder):
         self.rotary = model.rotary_emb
         self.final_norm = model.final_norm
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """See `Encoder.embed`."""
+    def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """See `Encoder.embed`. Positions come in at the layers only."""
         return self.embeddings(input_ids=input_ids)  # type: ignore[no-any-return]
 
-    def run_layers(self, hidden: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    def run_layers(
+        self, hidden: Tensor, attention_mask: Tensor, positions: Tensor | None = None
+    ) -> list[Tensor]:
         """See `Encoder.run_layers`. A local layer sees ``config.sliding_window`` to each side."""
-        length = hidden.shape[1]
-        positions = torch.arange(length, device=hidden.device)
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        positions = places[None] if positions is None else positions
         real = attention_mask[:, None, None, :].bool()
-        distance = (positions[:, None] - positions[None, :]).abs()
+        distance = (places[:, None] - places[None, :]).abs()
         near = distance <= self.config.sliding_window
         masks = {
             "full_attention": additive_mask(real, hidden.dtype),
             "sliding_attention": additive_mask(real & near, hidden.dtype),
         }
         kinds = {str(layer.attention_type) for layer in self.layers}
-        rotary = {k: self.rotary(hidden, positions[None], k) for k in kinds}
+        rotary = {k: self.rotary(hidden, positions, k) for k in kinds}
         states = []
         for layer in self.layers:
             kind = str(layer.attention_type)
@@ -248,6 +270,7 @@ def _check_folder(source: str) -> None:
 def _load_hugging_face(source: str, attention: str) -> tuple[Any, str]:
     import transformers
 
+    register_watched_attention()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     path = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source

@@ -1,19 +1,28 @@
 """The cohort: a teacher and its students, each a frozen shared encoder plus its own delta."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nanonet.core.config import CohortConfig, HeadConfig
+from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import ConfigError
+from nanonet.models.attention import AttentionKind, recorded_attention
 from nanonet.models.backbones import Backbone, Encoder, Pooling
 from nanonet.models.heads import LinearHead, pool
 from nanonet.models.layer_maps import LayerMap, layer_maps
-from nanonet.models.peft import make_trainable
+from nanonet.models.narrow import check_width, narrow_encoder
+from nanonet.models.peft import PEFT, make_trainable, set_parameter, trainable_names
 
 TEACHER = "teacher"
+Part = Literal["hidden_states"] | AttentionKind
+Parts = frozenset[Part]
+NO_PARTS: Parts = frozenset()
+ATTENTION: frozenset[AttentionKind] = frozenset({"attention_scores", "attention_probabilities"})
 
 
 @dataclass(frozen=True)
@@ -32,43 +41,73 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class ChunkView:
+    """How a learner sees a chunk.
+
+    Attributes:
+        mask: the tokens that it may attend to, (b, T).
+        positions: of the tokens in their row, (b, T); in order where None.
+        features: factor of the embedding output, (b, 1, H); 1 where None.
+        noise: what is added to the embedding output, (b, T, H); nothing where None.
+    """
+
+    mask: Tensor
+    positions: Tensor | None = None
+    features: Tensor | None = None
+    noise: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class LearnerOutput:
     """What a learner makes of R rows, in the order of the rows.
 
     Attributes:
         logits: (R, C), 32 bits.
-        pooled: (R, H), 32 bits.
+        pooled: (R, H), 32 bits; in the teacher's width.
         hidden_states: embedding output and each layer's, (real tokens, H) each, in the order of
-            rows and tokens; empty unless asked for.
+            rows and tokens, in the teacher's width; empty unless asked for.
+        attention: by kind, each layer's maps, (pairs of real tokens, heads) each, in the order of
+            rows, queries and keys; empty unless asked for.
     """
 
     logits: Tensor
     pooled: Tensor
-    hidden_states: tuple[Tensor, ...]
+    hidden_states: tuple[Tensor, ...] = ()
+    attention: Mapping[AttentionKind, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
 class Learner(nn.Module):
     """An encoder, its pooling and a head.
 
     Attributes:
-        layer_map: the teacher layers that the encoder is made of, counted from 1.
+        layer_map: the teacher layers that the encoder is made of or imitates, counted from 1.
+        peft: the PEFT method that was applied to the encoder.
+        projection: into the teacher's width, where the encoder's differs: serves only training.
     """
 
     def __init__(
-        self, encoder: Encoder, head: LinearHead, pooling: Pooling, layer_map: LayerMap
+        self,
+        encoder: Encoder,
+        head: LinearHead,
+        pooling: Pooling,
+        layer_map: LayerMap,
+        peft: str = "bitfit",
+        projection: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.pooling = pooling
         self.layer_map = layer_map
+        self.peft = peft
+        self.projection = projection
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits (B, C) of token ids and mask (B, T): what is exported."""
         states = self.encoder.run_layers(self.encoder.embed(input_ids), attention_mask)
-        return self._classify(pool(self.encoder.finish(states[-1]), attention_mask, self.pooling))
+        return self.classify(pool(self.encoder.finish(states[-1]), attention_mask, self.pooling))
 
-    def _classify(self, pooled: Tensor) -> Tensor:
+    def classify(self, pooled: Tensor) -> Tensor:
         """Return logits in 32 bits, under autocast too: differences between classes are small."""
         kind = pooled.device.type
         if torch.is_autocast_enabled(kind):
@@ -76,36 +115,68 @@ class Learner(nn.Module):
                 return self.head(pooled)  # type: ignore[no-any-return]
         return self.head(pooled)  # type: ignore[no-any-return]
 
+    def embed(self, chunk: Chunk, view: ChunkView) -> Tensor:
+        """Return the embedding output (b, T, H) of a chunk under a view."""
+        embedded = self.encoder.embed(chunk.input_ids, view.positions)
+        if view.features is not None:
+            embedded = embedded * view.features.to(embedded.dtype)
+        if view.noise is not None:
+            embedded = embedded + view.noise.to(embedded.dtype)
+        return embedded
+
+    def run(self, embedded: Tensor, view: ChunkView) -> tuple[list[Tensor], Tensor]:
+        """Return each layer's hidden states (b, T, H) and the pooled vectors (b, H)."""
+        states = self.encoder.run_layers(embedded, view.mask, view.positions)
+        return states, pool(self.encoder.finish(states[-1]), view.mask, self.pooling)
+
     def read(
-        self,
-        chunks: list[Chunk],
-        visible: list[Tensor] | None = None,
-        keep_hidden_states: bool = False,
+        self, chunks: list[Chunk], views: list[ChunkView] | None = None, keep: Parts = NO_PARTS
     ) -> LearnerOutput:
         """Run over all chunks.
 
         Args:
             chunks: the rows; together they hold each row once.
-            visible: per chunk the tokens (b, T) that this learner may see (its data view); the
-                chunk's own mask where None.
-            keep_hidden_states: return them too.
+            views: how this learner sees each chunk; as it is where None.
+            keep: what to return beside logits and pooled vectors.
         """
-        pooled, hidden_states = [], []
+        pooled, packed = [], []
         for i, chunk in enumerate(chunks):
-            mask = chunk.attention_mask if visible is None else visible[i]
-            embedded = self.encoder.embed(chunk.input_ids)
-            states = self.encoder.run_layers(embedded, mask)
-            pooled.append(pool(self.encoder.finish(states[-1]), mask, self.pooling))
-            if keep_hidden_states:
-                real = chunk.attention_mask.bool()
-                hidden_states.append([s[real] for s in (embedded, *states)])
+            view = ChunkView(chunk.attention_mask) if views is None else views[i]
+            with recorded_attention(ATTENTION & keep) as record:
+                embedded = self.embed(chunk, view)
+                states, vectors = self.run(embedded, view)
+            pooled.append(vectors)
+            real = chunk.attention_mask.bool()
+            pairs = real[:, :, None] & real[:, None, :]
+            parts: dict[Part, list[Tensor]] = {
+                kind: [a.permute(0, 2, 3, 1)[pairs] for a in maps] for kind, maps in record.items()
+            }
+            if "hidden_states" in keep:
+                parts["hidden_states"] = [self._project(s[real]) for s in (embedded, *states)]
+            packed.append(parts)
         vectors = torch.cat(pooled)[torch.cat([chunk.rows for chunk in chunks]).argsort()]
-        if not keep_hidden_states:
-            return LearnerOutput(self._classify(vectors), vectors, ())
-        order = torch.cat([c.rows[c.attention_mask.nonzero()[:, 0]] for c in chunks])
-        order = order.argsort(stable=True)  # stable: the tokens of a row stay in order
-        packed = tuple(torch.cat(layer)[order] for layer in zip(*hidden_states, strict=True))
-        return LearnerOutput(self._classify(vectors), vectors, packed)
+        logits, vectors = self.classify(vectors), self._project(vectors)
+        if not keep:
+            return LearnerOutput(logits, vectors)
+        lengths = [chunk.attention_mask.sum(-1) for chunk in chunks]
+        kept = {part: _in_order(packed, part, chunks, lengths) for part in keep}
+        hidden_states = kept.pop("hidden_states", ())
+        return LearnerOutput(logits, vectors, hidden_states, kept)  # type: ignore[arg-type]
+
+    def _project(self, vectors: Tensor) -> Tensor:
+        return vectors if self.projection is None else self.projection(vectors)
+
+    def merged(self) -> "Learner":
+        """Return a copy of the family's plain shape that computes the same: what is exported.
+
+        What needs no merging is shared with this learner.
+        """
+        shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}
+        shared[id(self.encoder.config)] = self.encoder.config
+        plain = copy.deepcopy(self, memo=shared)
+        plain.projection = None
+        PEFT.get(self.peft).merge(plain.encoder)
+        return plain
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that this learner trains, by name: its delta."""
@@ -170,17 +241,69 @@ class Cohort(nn.Module):
             own[name].copy_(tensor)
 
 
+def _in_order(
+    packed: list[dict[Part, list[Tensor]]], part: Part, chunks: list[Chunk], lengths: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """Return each layer's values of all chunks, in the order of rows and tokens."""
+    power = 1 if part == "hidden_states" else 2  # values per row: its tokens, or pairs of them
+    counts = [n**power for n in lengths]
+    rows = [c.rows.repeat_interleave(n) for c, n in zip(chunks, counts, strict=True)]
+    order = torch.cat(rows).argsort(stable=True)  # stable: the tokens of a row stay in order
+    layers = zip(*(parts[part] for parts in packed), strict=True)
+    return tuple(torch.cat(layer)[order] for layer in layers)
+
+
 def build_cohort(
-    backbone: Backbone, cohort: CohortConfig, head: HeadConfig, classes: int
+    backbone: Backbone,
+    config: Config,
+    classes: int,
+    own_weights: Mapping[str, Tensor] | None = None,
 ) -> Cohort:
     """Cut teacher and students out of one backbone; frozen tensors are shared by all.
+
+    Args:
+        backbone: the pretrained encoder.
+        config: its ``cohort``, ``head``, ``lora`` and ``seed`` are read.
+        classes: number of classes C.
+        own_weights: weights that take the place of pretrained ones, by
+            ``<learner>.<parameter>``: what a warm-up has made of the students.
 
     Raises:
         ConfigError: layer maps or PEFT methods that do not fit the backbone; nobody to train.
     """
+    plans = learner_plans(config.cohort, backbone.layers)
+    learners = {}
+    for index, (name, (layer_map, peft)) in enumerate(plans.items()):
+        words = np.random.SeedSequence((config.seed, index))
+        with torch.random.fork_rng():  # chance: LoRA's first matrix, weights of narrow students
+            torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+            width = config.cohort.student_width if name != TEACHER else 0
+            projection: nn.Linear | None = None
+            if width in (0, backbone.encoder.hidden_size):
+                encoder = backbone.encoder.subset(layer_map)
+            else:
+                encoder, projection = narrow_encoder(backbone.encoder, layer_map, width)
+            linear = LinearHead(
+                encoder.hidden_size, classes, config.head.normalize, config.head.scale
+            )
+            learner = Learner(encoder, linear, backbone.pooling, layer_map, peft, projection)
+            for full_name, tensor in (own_weights or {}).items():
+                owner, _, parameter = full_name.partition(".")
+                if owner == name:
+                    set_parameter(learner, parameter, nn.Parameter(tensor.clone()))
+            make_trainable(encoder, peft, config.lora)
+            learners[name] = learner
+    return Cohort(learners)
+
+
+def learner_plans(cohort: CohortConfig, depth: int) -> dict[str, tuple[LayerMap, str]]:
+    """Return each learner's layers of a backbone of ``depth`` and its PEFT method.
+
+    Raises:
+        ConfigError: layer maps that do not fit the backbone; nobody to train.
+    """
     if cohort.students == 0 and not cohort.teacher:
         raise ConfigError("cohort.students is 0 and cohort.teacher is false: nobody would learn")
-    depth = backbone.layers
     plans: dict[str, tuple[LayerMap, str]] = {}
     if cohort.teacher:
         plans[TEACHER] = (tuple(range(1, depth + 1)), cohort.teacher_peft)
@@ -188,10 +311,24 @@ def build_cohort(
         maps = layer_maps(cohort.layer_map, depth, cohort.student_layers, cohort.students)
         for k, layer_map in enumerate(maps):
             plans[f"student{k + 1}"] = (layer_map, cohort.student_peft)
-    learners = {}
-    for name, (layer_map, peft) in plans.items():
-        encoder = backbone.encoder.subset(layer_map)
-        make_trainable(encoder, peft)
-        linear = LinearHead(encoder.hidden_size, classes, head.normalize, head.scale)
-        learners[name] = Learner(encoder, linear, backbone.pooling, layer_map)
-    return Cohort(learners)
+    return plans
+
+
+def check_cohort(backbone: Backbone, config: Config) -> None:
+    """Refuse, before any data loads, what does not fit the backbone.
+
+    Raises:
+        ConfigError: layer maps, PEFT methods, LoRA targets, views or widths that do not fit.
+    """
+    encoder = backbone.encoder
+    for name, (layer_map, peft) in learner_plans(config.cohort, backbone.layers).items():
+        trainable_names(encoder.subset(layer_map), peft, config.lora)
+        view = config.views.of(name)
+        if (view.adversarial or view.feature_cutoff) and not encoder.has_embedding_output:
+            raise ConfigError(
+                f"the view of {name} changes the embedding output, which the adapter of backbone"
+                f" {backbone.name} gives no access to: set views.adversarial=0 and"
+                " views.feature_cutoff=0, or take another backbone"
+            )
+    if config.cohort.students:
+        check_width(encoder, config.cohort.student_width)

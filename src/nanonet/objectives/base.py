@@ -15,7 +15,7 @@ from torch import Tensor
 from nanonet.core.config import build, setting
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import Registry
-from nanonet.models.cohort import LearnerOutput
+from nanonet.models.cohort import NO_PARTS, LearnerOutput, Parts
 
 Stream = Literal["labeled", "unlabeled"]
 
@@ -58,6 +58,9 @@ class StepView(Protocol):
         On that student's own view where it trains in the same phase, on the clean text elsewhere.
         """
 
+    def clean(self, learner: str, stream: Stream) -> LearnerOutput:
+        """Return the learner's own output on the clean text, without gradient or dropout."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -86,9 +89,9 @@ class Objective:
             return self.weight
         return self.weight * min(1.0, progress / self.ramp_up)
 
-    def needs_hidden_states(self) -> bool:
-        """Return whether it reads hidden states."""
-        return False
+    def parts(self) -> Parts:
+        """Return what it reads of outputs beside logits and pooled vectors."""
+        return NO_PARTS
 
     def loss(self, learner: str, step: StepView) -> Tensor:
         """Return the unweighted loss of one learner, a scalar."""
@@ -105,8 +108,9 @@ def build_objectives(tables: Mapping[str, Mapping[str, Any]], phase: str) -> dic
         ConfigError: unknown objective or setting, value out of range.
     """
     made = {}
+    prefix = f"phases.{phase}" if phase != "warmup" else phase
     for name, settings in tables.items():
-        where = f"phases.{phase}.objectives.{name}"
+        where = f"{prefix}.objectives.{name}"
         try:
             kind = OBJECTIVES.get(name)
         except ConfigError as error:

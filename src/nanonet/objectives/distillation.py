@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nanonet.core.config import setting
+from nanonet.models.attention import AttentionKind
+from nanonet.models.cohort import NO_PARTS, Parts
 from nanonet.objectives.base import OBJECTIVES, Objective, StepView, Stream
 from nanonet.objectives.functional import LogitsDistance, cosine_distance, logits_distance
 
@@ -47,9 +49,9 @@ class RepresentationDistillation(Objective):
     streams: ClassVar[frozenset[Stream]] = frozenset({"unlabeled"})
     needs_teacher: ClassVar[bool] = True
 
-    def needs_hidden_states(self) -> bool:
-        """See `Objective.needs_hidden_states`."""
-        return self.level == "hidden"
+    def parts(self) -> Parts:
+        """See `Objective.parts`."""
+        return frozenset({"hidden_states"}) if self.level == "hidden" else NO_PARTS
 
     def loss(self, learner: str, step: StepView) -> Tensor:
         """See `Objective.loss`."""
@@ -66,6 +68,37 @@ class RepresentationDistillation(Objective):
         if self.distance == "mse":
             return F.mse_loss(vectors, target)
         return cosine_distance(vectors, target)
+
+
+@OBJECTIVES.register("attention_distillation")
+@dataclass(frozen=True)
+class AttentionDistillation(Objective):
+    """The teacher's attention maps as targets: MSE over pairs of real tokens, a mean over layers.
+
+    ``maps = "scores"`` compares what goes into the softmax (PS-NET's code), ``"probabilities"``
+    what comes out of it. Needs plain attention, which keeps fused kernels away.
+    """
+
+    maps: Literal["scores", "probabilities"] = "scores"
+
+    streams: ClassVar[frozenset[Stream]] = frozenset({"unlabeled"})
+    needs_teacher: ClassVar[bool] = True
+
+    @property
+    def _kind(self) -> AttentionKind:
+        return "attention_scores" if self.maps == "scores" else "attention_probabilities"
+
+    def parts(self) -> Parts:
+        """See `Objective.parts`."""
+        return frozenset({self._kind})
+
+    def loss(self, learner: str, step: StepView) -> Tensor:
+        """See `Objective.loss`."""
+        own = step.own(learner, "unlabeled").attention[self._kind]
+        target = step.teacher("unlabeled").attention[self._kind]
+        pairs = zip(own, step.layer_map(learner), strict=True)
+        terms = [F.mse_loss(maps.float(), target[i - 1].float()) for maps, i in pairs]
+        return torch.stack(terms).mean()
 
 
 def imitated_layers(layer_map: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from nanonet.core.config import TrainingConfig
 from nanonet.core.errors import ConfigError
+from nanonet.models.attention import WATCHED
 
 Precision = Literal["fp32", "bf16"]
 
@@ -82,6 +83,11 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def attention_of(hardware: Hardware, watched: bool) -> str:
+    """Return the name of the attention to load a backbone with; ``watched``: its maps are read."""
+    return WATCHED if watched else hardware.attention
 
 
 def _check_device(device: str) -> str:

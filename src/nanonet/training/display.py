@@ -20,8 +20,8 @@ class Display(Protocol):
     def warn(self, text: str) -> None:
         """Show one line that asks for attention."""
 
-    def start(self, step: int, steps: int) -> None:
-        """Training starts."""
+    def start(self, step: int, steps: int, what: str = "training") -> None:
+        """Training, or another loop, starts."""
 
     def on_step(self, step: int) -> None:
         """A step is done."""
@@ -42,7 +42,7 @@ class SilentDisplay:
     def warn(self, text: str) -> None:
         """See `Display`."""
 
-    def start(self, step: int, steps: int) -> None:
+    def start(self, step: int, steps: int, what: str = "training") -> None:
         """See `Display`."""
 
     def on_step(self, step: int) -> None:
@@ -63,9 +63,10 @@ class ConsoleDisplay:
         self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
         self._steps = 0
+        self._what = "training"
         self._last: tuple[int, float] | None = None  # step and seconds of the row before
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("[cyan]{task.fields[rate]}"),
@@ -83,12 +84,13 @@ class ConsoleDisplay:
         """See `Display`."""
         self._console.print(f"warning: {text}", markup=False, soft_wrap=True, style="yellow")
 
-    def start(self, step: int, steps: int) -> None:
+    def start(self, step: int, steps: int, what: str = "training") -> None:
         """See `Display`."""
         self._steps = steps
         self._last = None
+        self._what = what
         if self._console.is_terminal and not self._quiet:
-            self._task = self._progress.add_task("training", total=steps, completed=step, rate="")
+            self._task = self._progress.add_task(what, total=steps, completed=step, rate="")
             self._live = Live(self._progress, console=self._console, refresh_per_second=4)
             self._live.start()
 
@@ -122,13 +124,15 @@ class ConsoleDisplay:
             losses.setdefault(learner, []).append(f"{objective} {value:.4f}")
         parts = [f"{n}: {', '.join(v)}, lr {_rate(row, n):.1e}" for n, v in losses.items()]
         speed = f"{row.tokens_per_second:,.0f} tokens/s{left}"
-        return f"step {row.step}/{self._steps}  " + "; ".join([*parts, speed])
+        name = "step" if self._what == "training" else f"{self._what} step"
+        return f"{name} {row.step}/{self._steps}  " + "; ".join([*parts, speed])
 
     def stop(self) -> None:
         """See `Display`."""
         if self._live:
             self._live.stop()
             self._live = None
+            self._progress.remove_task(self._task)
 
 
 def _rate(row: LogRow, learner: str) -> float:

@@ -141,9 +141,9 @@ class Engine:
             if self.plan.needs_soft_labels
             else None
         )
-        for module in self.cohort.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = training.dropout
+        self._views = {name: self.config.views.of(name) for name in self.cohort}
+        for name, view in self._views.items():
+            set_dropout(self.cohort[name], view.dropout)
         unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
         self._batches = StepBatches(
             np.array([len(row) for row in self.rows.labeled], dtype=np.int64),
@@ -157,7 +157,8 @@ class Engine:
     def run(self, position: Position, observer: Observer, stop: StopRequest) -> Position:
         """Step from ``position`` to the end, or until asked to stop; return where it stands."""
         training = self.config.training
-        self.cohort.train(training.dropout > 0.0)
+        for name, view in self._views.items():
+            self.cohort[name].train(view.dropout > 0.0)
         window = _Window()
         while position.step < training.steps and not stop.reason:
             step = position.step
@@ -229,10 +230,11 @@ class Engine:
             self.cohort,
             phase,
             batch,
-            self.config.views,
+            self._views,
             self.config.seed,
             step,
-            self.plan.needs_hidden_states,
+            self.config.training.steps,
+            self.plan.parts,
             targets,
         )
         values: dict[str, Tensor] = {}
@@ -260,6 +262,15 @@ class Engine:
         }
         losses = {k: v / position.counts[k] for k, v in position.sums.items()}
         return LogRow(position.step, losses, rates, position.seconds, tokens_per_second)
+
+
+def set_dropout(module: nn.Module, share: float) -> None:
+    """Set the dropout of a module and all within it."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = share
+        if isinstance(getattr(part, "attention_dropout", None), float):  # ModernBERT
+            setattr(part, "attention_dropout", share)  # noqa: B010  (mypy: modules hold tensors)
 
 
 class _Window:

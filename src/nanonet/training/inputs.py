@@ -108,6 +108,16 @@ def encode_table(
     return EncodedTable(table.source, tokenizer.encode(table.texts), truth)
 
 
+def encode_tables(
+    tables: TrainingTables, labels: LabelSet, tokenizer: TextTokenizer
+) -> dict[str, EncodedTable]:
+    """Return the tables of a run, encoded, by name."""
+    return {
+        name: encode_table(table, None if name == "unlabeled" else labels, tokenizer)
+        for name, table in tables.by_name().items()
+    }
+
+
 def describe_inputs(tables: TrainingTables) -> dict[str, Any]:
     """Return source, rows and fingerprint of each table, for the run folder."""
     return {

@@ -4,10 +4,14 @@ from dataclasses import dataclass
 
 from nanonet.core.config import CohortConfig, Config, PhaseConfig, PropagationConfig
 from nanonet.core.errors import ConfigError
-from nanonet.models.cohort import TEACHER
+from nanonet.core.registry import did_you_mean
+from nanonet.models.cohort import ATTENTION, NO_PARTS, TEACHER, Parts
 from nanonet.models.peft import PEFT
 from nanonet.objectives import Objective
 from nanonet.objectives.base import Stream, build_objectives
+from nanonet.objectives.distillation import AttentionDistillation, RepresentationDistillation
+
+WARMUP = "warmup"  # the name of the warm-up's phase
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ class Phase:
         return frozenset().union(*(o.streams for o in self.objectives.values()))
 
     @property
-    def needs_hidden_states(self) -> bool:
-        """Return whether an objective of this phase reads hidden states."""
-        return any(o.needs_hidden_states() for o in self.objectives.values())
+    def parts(self) -> Parts:
+        """Return what its objectives read of outputs beside logits and pooled vectors."""
+        return NO_PARTS.union(*(o.parts() for o in self.objectives.values()))
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,14 @@ class Plan:
         return any(o.needs_soft_labels for p in self.phases for o in p.objectives.values())
 
     @property
-    def needs_hidden_states(self) -> bool:
-        """Return whether an objective reads hidden states."""
-        return any(phase.needs_hidden_states for phase in self.phases)
+    def parts(self) -> Parts:
+        """Return what objectives read of outputs beside logits and pooled vectors."""
+        return NO_PARTS.union(*(phase.parts for phase in self.phases))
+
+    @property
+    def watches_attention(self) -> bool:
+        """Return whether an objective reads attention maps."""
+        return bool(self.parts & ATTENTION)
 
     @property
     def reads_unlabeled(self) -> bool:
@@ -80,9 +89,14 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
     names = learner_names(config.cohort)
     if not names:
         raise ConfigError("cohort.students is 0 and cohort.teacher is false: nobody would learn")
-    for method in (config.cohort.teacher_peft, config.cohort.student_peft):
+    for method in (config.cohort.teacher_peft, config.cohort.student_peft, config.warmup.peft):
         PEFT.get(method)
+    _check_views(config, names)
+    _check_narrow(config)
+    warmup_objectives(config)
     phases, notices = [], []
+    if config.warmup.steps and not has_unlabeled:
+        notices.append("no unlabelled text: no warm-up")
     for name, phase in config.phases.items():
         learners = tuple(
             n
@@ -116,6 +130,51 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
                 " or leave it out (cohort.teacher=false, cohort.students=0)"
             )
     return Plan(tuple(phases), tuple(notices))
+
+
+def warmup_objectives(config: Config) -> dict[str, Objective]:
+    """Return the objectives of the warm-up; none where there is no warm-up.
+
+    Raises:
+        ConfigError: one of them reads more than unlabelled text and the teacher's
+            representations, or none is left.
+    """
+    if config.warmup.steps == 0:
+        return {}
+    if config.cohort.students == 0:
+        raise ConfigError("warmup.steps is set, but there are no students: set warmup.steps=0")
+    objectives = build_objectives(config.warmup.objectives, WARMUP)
+    for name, objective in objectives.items():
+        if not isinstance(objective, RepresentationDistillation | AttentionDistillation):
+            raise ConfigError(
+                f"warmup.objectives.{name} cannot be learnt before there are labels: use"
+                " representation_distillation or attention_distillation"
+            )
+    if not objectives or config.warmup.peft == "head":
+        raise ConfigError("the warm-up has nothing to learn: set warmup.steps=0")
+    return objectives
+
+
+def _check_views(config: Config, names: list[str]) -> None:
+    for name in config.views.learners:
+        if name not in names:
+            raise ConfigError(
+                f"views.learners.{name} names no learner{did_you_mean(name, names)}; there are:"
+                f" {', '.join(names)}"
+            )
+    for name in names:
+        config.views.of(name)
+
+
+def _check_narrow(config: Config) -> None:
+    """Refuse to train little of weights that start at random: nothing would come of it."""
+    warmed = config.warmup.steps > 0 and config.warmup.peft == "full"
+    if config.cohort.student_width and not warmed and config.cohort.student_peft != "full":
+        raise ConfigError(
+            f"cohort.student_width is {config.cohort.student_width}: such students start from"
+            " random weights, of which all must be trained; set cohort.student_peft=full, or"
+            " warmup.steps to some hundred with warmup.peft=full"
+        )
 
 
 def _check_soft_labels(

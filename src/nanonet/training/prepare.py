@@ -1,20 +1,22 @@
 """Getting ready: from tables and a backbone to an engine that can step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import Cohort, build_cohort
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.tokenization import Ids, TextTokenizer
+from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
-from nanonet.training.inputs import EncodedTable, TrainingTables, encode_table
+from nanonet.training.inputs import EncodedTable
 from nanonet.training.plan import make_plan
 from nanonet.training.run_folder import RunFolder
 
@@ -36,22 +38,29 @@ def prepare(
     config: Config,
     backbone: Backbone,
     hardware: Hardware,
-    tables: TrainingTables,
+    encoded: dict[str, EncodedTable],
     labels: LabelSet,
-    tokenizer: TextTokenizer,
     init: Path | None,
+    own_weights: Mapping[str, Tensor] | None = None,
 ) -> Prepared:
-    """Return a run ready to step: texts encoded, cohort built, on its device.
+    """Return a run ready to step: cohort built, on its device.
+
+    Args:
+        config: everything that shapes the run.
+        backbone: the pretrained encoder.
+        hardware: see `choose_hardware`.
+        encoded: the tables by name.
+        labels: the classes.
+        init: an earlier run to start from.
+        own_weights: see `build_cohort`.
 
     Raises:
         RunError: ``init`` cannot be started from.
         ConfigError: see `build_cohort` and `make_plan`.
     """
-    encoded = {
-        name: encode_table(table, None if name == "unlabeled" else labels, tokenizer)
-        for name, table in tables.by_name().items()
-    }
-    cohort = build_cohort(backbone, config.cohort, config.head, len(labels))
+    if init is not None:
+        own_weights = RunFolder(init).read_warmup()
+    cohort = build_cohort(backbone, config, len(labels), own_weights)
     if init is not None:
         start_from(cohort, init, backbone.fingerprint, labels)
     if hardware.precision == "bf16":

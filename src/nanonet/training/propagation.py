@@ -65,7 +65,8 @@ def propagate(
     uniform = np.full_like(found, 1.0 / classes)
     reached = total > 1e-30
     probabilities = np.where(reached, found / np.maximum(total, 1e-30), uniform)
-    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(1)
+    exact = probabilities.astype(np.float64)  # flat ones differ by less than 32 bits can hold
+    entropy = -(exact * np.log(np.maximum(exact, 1e-12))).sum(1)
     # Ranks, since the entropy's scale depends on alpha, on the classes and on the graph.
     ranks = (-entropy).argsort(kind="stable").argsort(kind="stable")
     confidence = np.where(reached[:, 0], ranks / max(len(ranks) - 1, 1), 0.0)

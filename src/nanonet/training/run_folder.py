@@ -9,6 +9,8 @@
     seen_*.bin             hashes of the training texts, to find test texts among them
     metrics.jsonl          one line per log row or evaluation
     log.txt                what was said on the way
+    warmup/                metrics.jsonl and checkpoints of a warm-up on its way
+    warmup.safetensors     what a warm-up has made of the students
     checkpoints/           step-NNNNNN/, the newest two
     learners.safetensors   the trained tensors of all learners (at the end)
     summary.json           the outcome (at the end)
@@ -34,9 +36,19 @@ from nanonet.core.config import Config, build, to_dict
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.core.files import write_json, write_text
 from nanonet.tasks.labels import LabelSet
+from nanonet.training.checkpoint import list_checkpoints, read_tensors, write_tensors
 from nanonet.training.device import Hardware
 
-PACKAGES = ("nanonet", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
+PACKAGES = (
+    "nanonet",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "numpy",
+    "scipy",
+    "safetensors",
+)
 # Settings that may differ when a run is resumed: they change when it stops, not what it computes.
 FREE_ON_RESUME = ("training.max_minutes",)
 
@@ -80,6 +92,46 @@ class RunFolder:
     def learners(self) -> Path:
         """File of all trained tensors."""
         return self.path / "learners.safetensors"
+
+    @property
+    def warmup(self) -> "RunFolder":
+        """Folder of a warm-up on its way: its metrics and checkpoints."""
+        return RunFolder(self.path / "warmup")
+
+    @property
+    def warmup_result(self) -> Path:
+        """File of what a warm-up has made of the students."""
+        return self.path / "warmup.safetensors"
+
+    def read_warmup(self) -> dict[str, Tensor] | None:
+        """Return what a warm-up has made of the students; None where there was none.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        if not self.warmup_result.is_file():
+            return None
+        try:
+            return read_tensors(self.warmup_result)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.warmup_result} cannot be used: {error}") from None
+
+    def write_warmup(self, tensors: Mapping[str, Tensor], seconds: float, cached: bool) -> None:
+        """Write what a warm-up has made of the students, and how long it took this run."""
+        facts = {"seconds": round(seconds, 3), "cached": cached}
+        write_json(self.path / "warmup.json", {**facts, "weights_sha256": weights_sha256(tensors)})
+        write_tensors(self.warmup_result, tensors)
+
+    def describe_warmup(self) -> dict[str, Any] | None:
+        """Return seconds, origin and SHA-256 of the warm-up; None where this run made none."""
+        path = self.path / "warmup.json"
+        return self.read_json("warmup.json") if path.is_file() else None
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything to continue from."""
+        folders = (self.checkpoints, self.warmup.checkpoints)
+        return self.warmup_result.is_file() or any(list_checkpoints(f) for f in folders)
 
     @property
     def recognized(self) -> bool:

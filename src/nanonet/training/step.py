@@ -1,17 +1,17 @@
 """One phase of one step: who reads which rows, computed once and only when asked for."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nanonet.core.config import ViewsConfig
-from nanonet.data.augment import token_cutoff
-from nanonet.models.cohort import TEACHER, Chunk, Cohort, LearnerOutput
+from nanonet.core.config import ViewConfig
+from nanonet.models.cohort import NO_PARTS, TEACHER, Chunk, ChunkView, Cohort, LearnerOutput, Parts
 from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.tokenization import Ids, length_chunks, pad
 from nanonet.training.plan import Phase
+from nanonet.training.views import is_plain, make_views, view_generator
 
 Streams = frozenset[Stream]
 
@@ -73,10 +73,11 @@ class PhaseStep:
         cohort: all learners.
         phase: who trains, on what.
         batch: the rows.
-        views: what students see of unlabelled rows.
+        views: by learner, what it sees of unlabelled rows when it trains.
         seed: of the run.
         step: number of the step, from 0.
-        hidden_states: keep them; some phase of the plan reads them.
+        steps: number of steps in all.
+        keep: what outputs hold beside logits and pooled vectors.
         teacher_targets: the teacher's outputs by stream, handed from phase to phase of one step: a
             teacher that has read the rows to learn from them need not read them again to be a
             target. Such targets are from before its update.
@@ -87,18 +88,21 @@ class PhaseStep:
         cohort: Cohort,
         phase: Phase,
         batch: Batch,
-        views: ViewsConfig,
+        views: Mapping[str, ViewConfig],
         seed: int,
         step: int,
-        hidden_states: bool = False,
+        steps: int,
+        keep: Parts = NO_PARTS,
         teacher_targets: dict[Stream, LearnerOutput] | None = None,
     ) -> None:
         self._cohort = cohort
         self._phase = phase
         self._batch = batch
         self._views = views
-        self._seed = (seed, step)
-        self._hidden_states = hidden_states
+        self._seed = seed
+        self._step = step
+        self._progress = step / steps
+        self._keep = keep
         self._own: dict[str, LearnerOutput] = {}
         self._targets: dict[tuple[str, Stream], LearnerOutput] = {}
         self._teacher_targets = {} if teacher_targets is None else teacher_targets
@@ -130,10 +134,11 @@ class PhaseStep:
             raise ValueError(f"an objective of phase {self._phase.name} reads undeclared {stream}")
         if learner not in self._own:
             chunks = self._batch.chunks(streams)
-            visible = self._visible(learner, chunks, "labeled" in streams)
+            views = self._views_of(learner, chunks, "labeled" in streams)
             module = self._cohort[learner]
-            self._own[learner] = module.read(chunks, visible, self._hidden_states)
-            if learner == TEACHER and not module.training:  # no dropout: as good as a target
+            self._own[learner] = module.read(chunks, views, self._keep)
+            # Without dropout and on the text as it is, what was read is as good as a target.
+            if learner == TEACHER and not module.training and views is None:
                 for part in streams:
                     target = _detach(self._slice(self._own[learner], part))
                     self._teacher_targets[part] = target
@@ -151,6 +156,10 @@ class PhaseStep:
             return _detach(self.own(learner, stream))
         return self._target(learner, stream)
 
+    def clean(self, learner: str, stream: Stream) -> LearnerOutput:
+        """See `StepView.clean`."""
+        return self.teacher(stream) if learner == TEACHER else self._target(learner, stream)
+
     def _target(self, learner: str, stream: Stream) -> LearnerOutput:
         key = (learner, stream)
         if key not in self._targets:
@@ -159,44 +168,43 @@ class PhaseStep:
             module.eval()
             with torch.no_grad():
                 chunks = self._batch.chunks(frozenset({stream}))
-                self._targets[key] = module.read(chunks, None, self._hidden_states)
+                self._targets[key] = module.read(chunks, None, self._keep)
             module.train(was_training)
         return self._targets[key]
 
-    def _visible(self, learner: str, chunks: list[Chunk], labeled: bool) -> list[Tensor] | None:
-        """Return the masks of a student's own view: unlabelled tokens cut off at random."""
-        share = self._views.token_cutoff
-        if learner == TEACHER or share == 0.0:
+    def _views_of(self, learner: str, chunks: list[Chunk], labeled: bool) -> list[ChunkView] | None:
+        """Return how a learner that trains sees the chunks; None: as they are."""
+        view = self._views[learner]
+        if is_plain(view):
             return None
         first = len(self._batch.labeled) if labeled else 0  # rows before it are labelled
-        words = np.random.SeedSequence((*self._seed, self.students.index(learner)))
-        generator = torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
-        masks = []
-        for chunk in chunks:
-            cut = token_cutoff(chunk.attention_mask, share, generator)
-            unlabeled = (chunk.rows >= first)[:, None]
-            masks.append(torch.where(unlabeled, cut, chunk.attention_mask))
-        return masks
+        place = len(self.students) if learner == TEACHER else self.students.index(learner)
+        generator = view_generator(self._seed, self._step, place)
+        module = self._cohort[learner]
+        return make_views(view, module, chunks, first, self._progress, generator)
 
     def _slice(self, output: LearnerOutput, stream: Stream) -> LearnerOutput:
         if len(self._phase.streams) == 1:
             return output
-        rows = len(self._batch.labeled)
-        tokens = sum(len(row) for row in self._batch.labeled)
+        lengths = [len(row) for row in self._batch.labeled]
         front = stream == "labeled"
-        row_part = slice(rows) if front else slice(rows, None)
-        token_part = slice(tokens) if front else slice(tokens, None)
+
+        def part(values: Tensor, count: int) -> Tensor:
+            return values[:count] if front else values[count:]
+
+        tokens, pairs = sum(lengths), sum(n * n for n in lengths)
         return LearnerOutput(
-            output.logits[row_part],
-            output.pooled[row_part],
-            tuple(state[token_part] for state in output.hidden_states),
+            part(output.logits, len(lengths)),
+            part(output.pooled, len(lengths)),
+            tuple(part(state, tokens) for state in output.hidden_states),
+            {k: tuple(part(m, pairs) for m in maps) for k, maps in output.attention.items()},
         )
 
 
 def _detach(output: LearnerOutput) -> LearnerOutput:
-    return replace(
-        output,
-        logits=output.logits.detach(),
-        pooled=output.pooled.detach(),
-        hidden_states=tuple(state.detach() for state in output.hidden_states),
+    return LearnerOutput(
+        output.logits.detach(),
+        output.pooled.detach(),
+        tuple(state.detach() for state in output.hidden_states),
+        {k: tuple(m.detach() for m in maps) for k, maps in output.attention.items()},
     )

@@ -8,13 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from nanonet.core.config import Config, to_dict
-from nanonet.core.errors import InterruptedRunError, RunError
+from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import check_length, load_backbone
-from nanonet.models.cohort import TEACHER
-from nanonet.models.layer_maps import layer_maps
+from nanonet.models.cohort import TEACHER, check_cohort
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
 from nanonet.tasks.tokenization import TextTokenizer, encoding_warnings
@@ -28,6 +27,7 @@ from nanonet.training.checkpoint import (
 )
 from nanonet.training.device import (
     Hardware,
+    attention_of,
     choose_hardware,
     own_chance_and_threads,
 )
@@ -44,12 +44,14 @@ from nanonet.training.inputs import (
     data_warnings,
     describe_inputs,
     encode_table,
+    encode_tables,
     label_set_of,
 )
 from nanonet.training.plan import make_plan
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.run_folder import RunFolder, check_same, versions, weights_sha256
 from nanonet.training.selection import Selection, select_by_accuracy, select_by_agreement
+from nanonet.training.warmup import warm_up
 
 Mode = Literal["new", "resume", "overwrite"]
 SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
@@ -92,23 +94,29 @@ def train(
     if _is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
-    make_plan(config, has_unlabeled=True)
+    plan = make_plan(config, has_unlabeled=True)
+    if init is not None and config.warmup.steps:
+        raise ConfigError("--init starts from students that are ready: set warmup.steps=0")
     hardware = _hardware(run, config, mode)
-    backbone = load_backbone(config.backbone.name, config.backbone.pooling, hardware.attention)
+    attention = attention_of(hardware, plan.watches_attention)
+    backbone = load_backbone(config.backbone.name, config.backbone.pooling, attention)
     check_length(backbone.encoder, config.data.max_length)
-    cohort = config.cohort
-    layer_maps(cohort.layer_map, backbone.layers, cohort.student_layers, cohort.students)
+    check_cohort(backbone, config)
 
     tables = read_data()
     labels = label_set_of(tables.labeled)
     warnings = data_warnings(tables, labels)
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
-    resuming = mode == "resume" and bool(list_checkpoints(run.checkpoints))
-    start = None if resuming else init  # a checkpoint holds what the earlier run gave
-    prepared = prepare(config, backbone, hardware, tables, labels, tokenizer, start)
-    for table in prepared.tables.values():
+    encoded = encode_tables(tables, labels, tokenizer)
+    for table in encoded.values():
         warnings += encoding_warnings(table.source, table.encoded, config.data.max_length)
     watched = encode_table(monitor, labels, tokenizer) if monitor else None
+    resuming = mode == "resume" and run.started
+    start = None if resuming else init  # a checkpoint holds what the earlier run gave
+    prepared = None
+    if not (config.warmup.steps and "unlabeled" in encoded):
+        own_weights = run.read_warmup() if resuming else None
+        prepared = prepare(config, backbone, hardware, encoded, labels, start, own_weights)
 
     inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
     if start is not None:
@@ -116,12 +124,19 @@ def train(
         inputs["init"] = {"source": str(start), "weights_sha256": sha256}
     with _writing(run), own_chance_and_threads(hardware.threads):
         if resuming:
-            position = _open(run, config, inputs, init, prepared)
+            _check_resumable(run, config, inputs, init)
             warnings += _version_warnings(run)
         else:
-            position = Position(0, 0.0, {}, {})
-            _create(run, config, inputs, labels, tokenizer, tables, hardware)
+            _create(run, config, inputs, labels, tokenizer, tables, hardware, start)
         log = LoggingDisplay(shown, run.path / "log.txt")
+        seconds = 0.0
+        if prepared is None:
+            unlabeled = encoded["unlabeled"].encoded.ids
+            origin = f"{backbone.fingerprint} {inputs['unlabeled']['fingerprint']}"
+            warmup = warm_up(config, run, hardware, unlabeled, origin, log)
+            seconds = warmup.seconds
+            prepared = prepare(config, backbone, hardware, encoded, labels, None, warmup.tensors)
+        position = _position(run, prepared) or Position(0, seconds, {}, {})
         for notice in (*prepared.engine.plan.notices, *warnings):
             log.warn(notice)
         log.say(_opening(prepared, tables, labels))
@@ -181,7 +196,7 @@ def _is_done(run: RunFolder, mode: Mode) -> bool:
 def _hardware(run: RunFolder, config: Config, mode: Mode) -> Hardware:
     """Return the hardware choice: a resumed run keeps its own, or its bits would change."""
     chosen = choose_hardware(config.training)
-    if mode == "resume" and list_checkpoints(run.checkpoints):
+    if mode == "resume" and run.started:
         saved = run.read_hardware()
         if (saved.device, saved.precision) != (chosen.device, chosen.precision):
             raise RunError(
@@ -193,10 +208,14 @@ def _hardware(run: RunFolder, config: Config, mode: Mode) -> Hardware:
     return chosen
 
 
-def _open(
-    run: RunFolder, config: Config, inputs: dict[str, Any], init: Path | None, prepared: Prepared
-) -> Position:
-    """Return the position to continue from."""
+def _check_resumable(
+    run: RunFolder, config: Config, inputs: dict[str, Any], init: Path | None
+) -> None:
+    """Refuse to continue a run with other settings or data.
+
+    Raises:
+        RunError: names what differs.
+    """
     saved, saved_inputs = run.read_config()
     check_same(saved, config, run.path)
     source = saved_inputs.pop("init", {}).get("source")
@@ -211,7 +230,14 @@ def _open(
                 f"run {run.path} was started on other data ({name} differs): give the same files,"
                 " or start over with --overwrite"
             )
-    newest = list_checkpoints(run.checkpoints)[-1]
+
+
+def _position(run: RunFolder, prepared: Prepared) -> Position | None:
+    """Return where the newest checkpoint stands, with its tensors put in place; None: nowhere."""
+    checkpoints = list_checkpoints(run.checkpoints)
+    if not checkpoints:
+        return None
+    newest = checkpoints[-1]
     position = load_checkpoint(newest, prepared.cohort, prepared.engine.optimizers)
     propagation_step = prepared.engine.propagation_step
     if propagation_step is not None and position.step > propagation_step:
@@ -228,6 +254,7 @@ def _create(
     tokenizer: TextTokenizer,
     tables: TrainingTables,
     hardware: Hardware,
+    init: Path | None,
 ) -> None:
     with new_folder(run.path) as folder:  # an earlier run stays until this one stands
         fresh = RunFolder(folder)
@@ -239,6 +266,8 @@ def _create(
         for name, table in tables.by_name().items():
             if name != "validation":
                 write_bytes(fresh.seen(name), text_hashes(table.texts).tobytes())
+        if init is not None and RunFolder(init).warmup_result.is_file():
+            write_bytes(fresh.warmup_result, RunFolder(init).warmup_result.read_bytes())
 
 
 def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:
@@ -346,6 +375,7 @@ def _finish(
         "trainable_parameters": {name: cohort[name].trainable_count() for name in cohort},
         "total_parameters": {name: cohort[name].total_count() for name in cohort},
         "weights_sha256": weights_sha256(tensors),
+        "warmup": run.describe_warmup(),
         "classes": len(labels),
         "rows": {name: len(table.encoded.ids) for name, table in prepared.tables.items()},
         "unlabeled_used": len(prepared.engine.rows.unlabeled),

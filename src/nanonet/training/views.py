@@ -1,0 +1,124 @@
+"""Data views: what a learner that trains sees of the chunks of a step.
+
+Labelled rows are always seen as they are. Chance depends on the seed, the step and the learner, so
+that a resumed run sees what a run that was never stopped would have seen.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nanonet.core.config import ViewConfig
+from nanonet.data.augment import feature_cutoff, shuffled_positions, span_cutoff, token_cutoff
+from nanonet.models.cohort import Chunk, ChunkView, Learner
+
+START_NOISE = 1e-5  # PS-NET's standard deviation of the noise before the first inner step
+SMALL = 1e-6  # PS-NET's addition to the norm of the noise
+
+
+def is_plain(view: ViewConfig) -> bool:
+    """Return whether a view leaves the text as it is (dropout apart)."""
+    return not any(
+        (view.token_cutoff, view.span_cutoff, view.feature_cutoff, view.shuffle, view.adversarial)
+    )
+
+
+def view_generator(seed: int, step: int, learner: int) -> torch.Generator:
+    """Return the source of chance of one learner's views in one step."""
+    words = np.random.SeedSequence((seed, step, learner))
+    return torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+
+def make_views(
+    view: ViewConfig,
+    learner: Learner,
+    chunks: list[Chunk],
+    first: int,
+    progress: float,
+    generator: torch.Generator,
+) -> list[ChunkView]:
+    """Return how a learner sees each chunk.
+
+    Args:
+        view: its settings.
+        learner: adversarial noise is made against it.
+        chunks: the rows of a step.
+        first: rows before it are labelled and stay as they are.
+        progress: t/N; the inner steps of adversarial noise are floor(``view.adversarial`` t/N)
+            (PS-NET's growing number).
+        generator: the source of chance.
+    """
+    views = []
+    unlabeled = sum(int((chunk.rows >= first).sum()) for chunk in chunks)
+    for chunk in chunks:
+        changed = (chunk.rows >= first)[:, None]
+        seen = _perturb(view, learner, chunk, changed, generator)
+        if view.adversarial:
+            steps = math.floor(view.adversarial * progress)
+            rate = view.adversarial_rate
+            # The gradient of a mean over the unlabelled rows, however they are cut into chunks.
+            noise = adversarial_noise(
+                learner, chunk, seen, steps, rate / max(unlabeled, 1), generator
+            )
+            seen = ChunkView(
+                seen.mask, seen.positions, seen.features, torch.where(changed[..., None], noise, 0)
+            )
+        views.append(seen)
+    return views
+
+
+def _perturb(
+    view: ViewConfig,
+    learner: Learner,
+    chunk: Chunk,
+    changed: Tensor,
+    generator: torch.Generator,
+) -> ChunkView:
+    """Return the view without noise; ``changed`` (b, 1) marks the rows that may change."""
+    mask, positions, features = chunk.attention_mask, None, None
+    if view.span_cutoff:
+        mask = span_cutoff(mask, view.span_cutoff, generator)
+    if view.token_cutoff:
+        mask = token_cutoff(mask, view.token_cutoff, generator)
+    if view.shuffle:
+        shuffled = shuffled_positions(chunk.attention_mask, view.shuffle, generator)
+        in_order = torch.arange(mask.shape[1], device=mask.device)
+        positions = torch.where(changed, shuffled, in_order)
+    if view.feature_cutoff:
+        width = learner.encoder.hidden_size
+        factor = feature_cutoff(len(mask), width, view.feature_cutoff, generator).to(mask.device)
+        features = torch.where(changed[..., None], factor, 1.0)
+    return ChunkView(torch.where(changed, mask, chunk.attention_mask), positions, features)
+
+
+def adversarial_noise(
+    learner: Learner,
+    chunk: Chunk,
+    view: ChunkView,
+    steps: int,
+    rate: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return noise (b, T, H) that moves the learner's logits (PS-NET's virtual adversary).
+
+    The noise d starts at 1e-5 N(0, 1). Each inner step takes the gradient g of the sum over rows of
+    the MSE (a mean over classes) between the logits with noise and those without, and sets d to
+    (d + rate g) / (its norm per token + 1e-6). PS-NET's g is of the mean over the batch: give its
+    rate divided by the rows of the batch.
+    """
+    with torch.no_grad():
+        embedded = learner.embed(chunk, view)
+        clean = learner.classify(learner.run(embedded, view)[1])
+    noise = START_NOISE * torch.randn(embedded.shape, generator=generator)
+    noise = noise.to(embedded.device)
+    for _ in range(steps):
+        noise.requires_grad_()
+        logits = learner.classify(learner.run(embedded + noise.to(embedded.dtype), view)[1])
+        loss = F.mse_loss(logits, clean, reduction="none").mean(-1).sum()
+        (gradient,) = torch.autograd.grad(loss, noise)
+        moved = noise.detach() + rate * gradient
+        noise = moved / (moved.norm(dim=-1, keepdim=True) + SMALL)
+    return noise

@@ -1,0 +1,241 @@
+"""Warm-up distillation: before any label is used, students learn to stand in for the teacher.
+
+On unlabelled text alone, each student imitates the representations of the pretrained backbone. The
+result depends on the backbone, the texts and few settings, so that it is kept in a cache for other
+runs (``NANONET_CACHE``, or ``nanonet`` in the user's cache folder).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from nanonet.core.config import Config, PhaseConfig, PropagationConfig, ViewsConfig
+from nanonet.core.errors import InterruptedRunError
+from nanonet.core.files import write_bytes
+from nanonet.models.backbones import load_backbone
+from nanonet.models.cohort import TEACHER, Cohort, Learner, build_cohort
+from nanonet.tasks.tokenization import Ids
+from nanonet.training.checkpoint import (
+    Position,
+    list_checkpoints,
+    load_checkpoint,
+    read_tensors,
+    save_checkpoint,
+)
+from nanonet.training.device import Hardware, attention_of, shrink_frozen
+from nanonet.training.display import Display
+from nanonet.training.engine import Engine, LogRow, StopRequest, TrainingRows, stop_on_interrupt
+from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
+from nanonet.training.run_folder import RunFolder
+
+WARMUP_PADDING = 0.5  # padding per real token in a chunk at most
+VERSION = 1  # of what a cache entry holds: raise it when the computation changes
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What a warm-up has made of the students.
+
+    Attributes:
+        tensors: by ``<learner>.<parameter>``.
+        seconds: that it took in this session; 0 from the cache.
+    """
+
+    tensors: dict[str, Tensor]
+    seconds: float
+
+
+def warmup_plan(config: Config) -> Plan:
+    """Return the one phase of a warm-up.
+
+    Raises:
+        ConfigError: see `build_objectives`; an objective that needs labels or a trained teacher.
+    """
+    settings = config.warmup
+    students = tuple(name for name in learner_names(config.cohort) if name != TEACHER)
+    phase = PhaseConfig(
+        learners="students",
+        learning_rate=settings.learning_rate,
+        head_learning_rate=settings.learning_rate,  # of the projection; no objective moves a head
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        clip_norm=settings.clip_norm,
+    )
+    return Plan((Phase(WARMUP, students, warmup_objectives(config), phase),), ())
+
+
+def warm_up(
+    config: Config,
+    run: RunFolder,
+    hardware: Hardware,
+    unlabeled: list[Ids],
+    fingerprint: str,
+    display: Display,
+) -> Warmup:
+    """Return what a warm-up makes of the students: from the cache, or by training.
+
+    Args:
+        config: of the run.
+        run: holds the progress, and the result in the end.
+        hardware: see `choose_hardware`.
+        unlabeled: token ids.
+        fingerprint: of backbone and texts.
+        display: where messages and progress go.
+
+    Raises:
+        InterruptedRunError: stopped by Ctrl-C after saving a checkpoint.
+    """
+    if (done := run.read_warmup()) is not None:
+        return Warmup(done, 0.0)
+    cache = _cache_file(config, hardware, fingerprint) if config.warmup.cache else None
+    if cache is not None and cache.is_file():
+        try:
+            tensors = read_tensors(cache)
+            run.write_warmup(tensors, 0.0, cached=True)
+            display.say(f"warm-up: taken from {cache}")
+            return Warmup(tensors, 0.0)
+        except ValueError:
+            display.warn(f"{cache} is damaged: warming up again")
+    found = _train(config, run, hardware, unlabeled, display)
+    run.write_warmup(found.tensors, found.seconds, cached=False)
+    shutil.rmtree(run.warmup.path, ignore_errors=True)  # its checkpoints have served
+    if cache is not None:
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(cache, run.warmup_result.read_bytes())
+        except OSError as error:
+            display.warn(f"warm-up not kept for other runs: {cache}: {error.strerror or error}")
+    return found
+
+
+def _train(
+    config: Config, run: RunFolder, hardware: Hardware, unlabeled: list[Ids], display: Display
+) -> Warmup:
+    own = _own_config(config)
+    plan = warmup_plan(config)
+    # A backbone of its own: holding frozen matrices in bf16 must not touch the run's.
+    attention = attention_of(hardware, plan.watches_attention)
+    backbone = load_backbone(config.backbone.name, config.backbone.pooling, attention)
+    cohort = build_cohort(backbone, own, classes=2)  # the heads are not used
+    if hardware.precision == "bf16":
+        shrink_frozen(cohort)
+    cohort.to(hardware.device)
+    engine = Engine(cohort, plan, TrainingRows([], np.empty(0, np.int64), unlabeled), own, hardware)
+    position = Position(0, 0.0, {}, {})
+    if checkpoints := list_checkpoints(run.warmup.checkpoints):
+        position = load_checkpoint(checkpoints[-1], cohort, engine.optimizers)
+    run.warmup.checkpoints.mkdir(parents=True, exist_ok=True)
+    run.warmup.cut_metrics(position.step)
+    stop = StopRequest()
+    display.start(position.step, own.training.steps, "warm-up")
+    try:
+        with stop_on_interrupt(stop):
+            position = engine.run(position, _Recorder(run.warmup, engine, display), stop)
+    finally:
+        display.stop()
+    if stop.reason:
+        raise InterruptedRunError(
+            f"stopped in the warm-up after step {position.step} of {own.training.steps}; continue"
+            f" with --resume (run {run.path})"
+        )
+    return Warmup(_outcome(cohort), position.seconds)
+
+
+def _own_config(config: Config) -> Config:
+    """Return the configuration of the warm-up itself."""
+    settings = config.warmup
+    training = replace(
+        config.training,
+        steps=settings.steps,
+        unlabeled_batch=settings.unlabeled_batch,
+        max_minutes=0.0,
+        # Every chunk adds to the gradients of all weights, which costs more than padding.
+        max_padding=max(config.training.max_padding, WARMUP_PADDING),
+    )
+    # The imitated teacher is the backbone as it is: it is there even where the run has none.
+    cohort = replace(config.cohort, teacher=True, teacher_peft="head", student_peft=settings.peft)
+    return replace(
+        config,
+        seed=settings.seed,
+        cohort=cohort,
+        training=training,
+        views=ViewsConfig(),
+        propagation=PropagationConfig(),
+        phases={},
+    )
+
+
+def _outcome(cohort: Cohort) -> dict[str, Tensor]:
+    """Return the weights that the students no longer share, heads apart."""
+    return {
+        f"{name}.{key}": tensor
+        for name in cohort.students
+        for key, tensor in _own_weights(cohort[name]).items()
+    }
+
+
+def _own_weights(learner: Learner) -> dict[str, Tensor]:
+    frozen = {id(p) for p in learner.parameters() if not p.requires_grad}
+    weights = dict(learner.merged().named_parameters())
+    if learner.projection is not None:
+        weights |= {f"projection.{n}": p for n, p in learner.projection.named_parameters()}
+    return {
+        name: p.detach().float()
+        for name, p in weights.items()
+        if id(p) not in frozen and not name.startswith("head.")
+    }
+
+
+def _cache_file(config: Config, hardware: Hardware, fingerprint: str) -> Path:
+    """Return where the result is kept; the name tells everything that it depends on."""
+    own = _own_config(config)
+    depends: Mapping[str, Any] = {
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "warmup": asdict(config.warmup) | {"cache": True},
+        "cohort": asdict(own.cohort),
+        "lora": asdict(own.lora),
+        "max_length": config.data.max_length,
+        "token_budget": config.training.token_budget,
+        "max_padding": own.training.max_padding,
+        "hardware": asdict(hardware),
+    }
+    text = json.dumps(depends, sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:32]
+    return cache_folder() / WARMUP / f"{name}.safetensors"
+
+
+def cache_folder() -> Path:
+    """Return the folder for what other runs may use again."""
+    if own := os.environ.get("NANONET_CACHE"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "nanonet"
+
+
+class _Recorder:
+    """Writes log rows and checkpoints of a warm-up."""
+
+    def __init__(self, folder: RunFolder, engine: Engine, display: Display) -> None:
+        self._folder = folder
+        self._engine = engine
+        self._display = display
+        self.on_step = display.on_step
+
+    def on_log(self, row: LogRow) -> None:
+        """See `engine.Observer`."""
+        self._folder.append_metrics({"kind": WARMUP, **asdict(row)})
+        self._display.on_log(row)
+
+    def on_checkpoint(self, position: Position) -> None:
+        """See `engine.Observer`."""
+        engine = self._engine
+        save_checkpoint(self._folder.checkpoints, position, engine.cohort, engine.optimizers)
