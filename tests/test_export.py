@@ -16,6 +16,7 @@ from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import BundleError
 from nanonet.core.files import sha256_file
 from nanonet.export import check_parity, export, load_cohort, quantize_int8, write_onnx
+from nanonet.export.graph import open_session
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import Learner, build_cohort
 from nanonet.models.peft import PEFT
@@ -50,7 +51,7 @@ def feed_of(rows: int, tokens: int, vocabulary: int, seed: int = 1) -> dict[str,
 
 
 def largest_difference(learner: Learner, path, shapes) -> float:
-    session = export_module._session(path)
+    session = open_session(path)
     worst = []
     for rows, tokens in shapes:
         feed = feed_of(rows, tokens, learner.encoder.config.vocab_size)
@@ -109,7 +110,7 @@ def test_padding_changes_nothing(exported):
     feed["attention_mask"][:] = 1
     padded = {name: np.pad(a, ((0, 2), (0, 20))) for name, a in feed.items()}
     padded["attention_mask"][1:, 0] = 1
-    session = export_module._session(path)
+    session = open_session(path)
     alone, among = session.run(None, feed)[0], session.run(None, padded)[0]
     np.testing.assert_allclose(among[:1], alone, atol=1e-5)
 

@@ -1,0 +1,55 @@
+"""What several commands need: options, imports of extras, files."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nanonet.core.config import DataConfig, build, parse_set
+from nanonet.core.errors import ConfigError, DataError, MissingExtraError
+
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting, as in training.steps=100. May be given several times.",
+)
+data_set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Name the columns: data.text_column=…, data.label_column=…, data.label_name_column=….",
+)
+
+
+def need(module: str, feature: str) -> Any:
+    """Import a module that needs the extra ``train``."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("nanonet"):
+            raise
+        raise MissingExtraError(feature, "train") from None
+
+
+def read(file: str, settings: tuple[str, ...], **how: Any) -> Any:
+    """Read a table with the columns that ``--set data.*`` names (see `read_table`)."""
+    from nanonet.data.readers import Columns, read_table
+
+    over = parse_set(settings)
+    if set(over) - {"data"}:
+        raise ConfigError(f"--set {settings[0]}: only keys under data.* apply here")
+    data = build(DataConfig, over.get("data", {}), "data")
+    return read_table(
+        file, Columns(data.text_column, data.label_column, data.label_name_column), **how
+    )
+
+
+def existing_folder(path: str) -> Path:
+    """Return the path of a folder that is there."""
+    if not Path(path).is_dir():
+        raise DataError(f"folder {path} does not exist")
+    return Path(path)

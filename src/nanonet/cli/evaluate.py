@@ -1,0 +1,39 @@
+"""`nanonet evaluate`."""
+
+import json
+
+import click
+
+from nanonet.cli.common import data_set_option, existing_folder, need, read
+from nanonet.core.errors import DataError
+
+
+@click.command()
+@click.argument("run_or_bundle", metavar="RUN|BUNDLE")
+@click.option("--data", required=True, metavar="FILE", help="Texts with labels.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line, one JSON object.")
+@data_set_option
+def evaluate(run_or_bundle: str, data: str, as_json: bool, settings: tuple[str, ...]) -> None:
+    """Score a run (all its learners) or a bundle (without torch) on labelled texts."""
+    from nanonet import scoring
+    from nanonet.core.bundle import is_bundle
+
+    path = existing_folder(run_or_bundle)
+    table = read(data, settings, labels="required")
+    if is_bundle(path):
+        scores = scoring.evaluate_bundle(path, table)
+    elif not (path / "config.toml").is_file():
+        raise DataError(f"{path} is neither a run folder nor a bundle")
+    else:
+        need("nanonet.training.train", "scoring a run")
+        scores = scoring.evaluate_run(path, table)
+    for warning in scores.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if as_json:
+        click.echo(json.dumps(scores.to_json()))
+        return
+    click.echo(f"accuracy  {scores.accuracy:.4f}")
+    click.echo(f"macro F1  {scores.macro_f1:.4f}")
+    click.echo(f"examples  {scores.examples}  in {scores.seconds:.1f} s")
+    for name, value in scores.learners.items():
+        click.echo(f"  {name:10s} accuracy {value:.4f}")

@@ -1,0 +1,107 @@
+"""`nanonet train`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nanonet.cli.common import need, set_option
+from nanonet.core.config import Config, build, make_config, merge, parse_set
+from nanonet.core.errors import ConfigError
+
+
+@click.command()
+@click.option("--labeled", metavar="FILE", help="Texts with labels.")
+@click.option("--unlabeled", metavar="FILE", help="Texts; labels in it are ignored.")
+@click.option("--validation", metavar="FILE", help="Texts with labels to choose a student by.")
+@click.option("--task", type=click.Choice(["classification"]), help="[default: classification]")
+@click.option(
+    "--recipe",
+    default=None,
+    metavar="NAME",
+    help="Recipe, by name or as a .toml file; see nanonet list recipes.  [default: nanonet]",
+)
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Encoder: minilm, a folder, or a Hugging Face id.  [default: minilm]",
+)
+@set_option
+@click.option("--seed", type=int, help="One seed gives one result on one machine.  [default: 0]")
+@click.option("--max-minutes", type=float, help="Stop training after that time.")
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@click.option("--init", metavar="RUN", help="Start from an earlier run's learners.")
+@click.option("--out", required=True, metavar="RUN", help="The run folder to write.")
+@click.option("--resume", is_flag=True, help="Continue RUN from its newest checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Replace RUN if it exists.")
+@click.option("--quiet", is_flag=True, help="Show warnings and errors only.")
+def train(
+    labeled: str | None,
+    unlabeled: str | None,
+    validation: str | None,
+    task: str | None,
+    recipe: str | None,
+    backbone: str | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    max_minutes: float | None,
+    device: str | None,
+    init: str | None,
+    out: str,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Train a teacher and its students.
+
+    The run folder holds configuration, metrics, checkpoints and outcome. Ctrl-C stops after the
+    current step and saves; --resume then continues to the very same result.
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    run_path = Path(out)
+    over = parse_set(settings)
+    flags: dict[str, dict[str, Any]] = {
+        "task": {} if task is None else {"task": task},
+        "seed": {} if seed is None else {"seed": seed},
+        "backbone": {} if backbone is None else {"backbone": {"name": backbone}},
+        "minutes": {} if max_minutes is None else {"training": {"max_minutes": max_minutes}},
+        "device": {} if device is None else {"training": {"device": device}},
+    }
+    for flag in flags.values():
+        over = merge(over, flag)
+    train_module = need("nanonet.training.train", "nanonet train")
+    inputs = need("nanonet.training.inputs", "nanonet train")
+    display = need("nanonet.training.display", "nanonet train")
+    if labeled is None and resume:
+        config, saved = _saved(run_path, recipe, over)
+        labeled = saved["labeled"]
+        unlabeled = unlabeled or saved["unlabeled"]
+        validation = validation or saved["validation"]
+        init = init or saved["init"]
+    else:
+        config = make_config(recipe or str(over.get("recipe", "nanonet")), over)
+    if labeled is None:
+        raise ConfigError("--labeled FILE is missing: training needs texts with labels")
+    files = (labeled, unlabeled, validation)
+    train_module.train(
+        config,
+        lambda: inputs.read_tables(config.data, *files),
+        run_path,
+        mode="resume" if resume else "overwrite" if overwrite else "new",
+        init=Path(init) if init else None,
+        display=display.ConsoleDisplay(quiet=quiet),
+    )
+
+
+def _saved(
+    run_path: Path, recipe: str | None, over: dict[str, Any]
+) -> tuple[Config, dict[str, str | None]]:
+    """Return configuration and sources that a run was started with, for --resume on its own."""
+    from nanonet.core.config import to_dict
+    from nanonet.training.run_folder import RunFolder
+
+    saved, inputs = RunFolder(run_path).read_config()
+    asked = merge(to_dict(saved), over) | ({"recipe": recipe} if recipe else {})
+    kinds = ("labeled", "unlabeled", "validation", "init")
+    return build(Config, asked), {k: inputs.get(k, {}).get("source") for k in kinds}

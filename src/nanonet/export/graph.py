@@ -1,0 +1,130 @@
+"""A learner as an ONNX model: written, checked against torch, quantized."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanonet.core.bundle import MODEL
+from nanonet.core.errors import BundleError
+from nanonet.models.cohort import Learner
+
+PARITY_LIMIT = 1e-4  # largest difference of a logit between torch and onnxruntime
+PARITY_SHAPES = ((1, 3), (1, 48), (7, 1), (7, 200), (2, 512))  # (rows, tokens)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's notices: they speak of packages that are not used."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def write_onnx(learner: Learner, path: Path) -> None:
+    """Write a learner as ONNX: token ids and mask (rows, tokens) -> logits (rows, classes)."""
+    ids = torch.ones((2, 16), dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    shape = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
+    with _quiet():
+        program = torch.onnx.export(
+            learner,
+            (ids, mask),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes=(shape, shape),
+            dynamo=True,
+            verbose=False,
+        )
+        if program is None:
+            raise BundleError("torch.onnx returned no model")
+        program.save(path)
+
+
+def check_parity(learner: Learner, path: Path) -> float:
+    """Return the largest difference of a logit from torch's over several shapes.
+
+    Raises:
+        BundleError: it exceeds `PARITY_LIMIT`.
+    """
+    differences = []
+    rng = np.random.default_rng(0)
+    session = open_session(path)
+    for rows, tokens in PARITY_SHAPES:
+        feed = random_feed(rng, rows, tokens, learner)
+        with torch.inference_mode():
+            expected = learner(*(torch.from_numpy(a) for a in feed.values())).numpy()
+        differences.append(np.abs(session.run(None, feed)[0] - expected).max())
+    worst = float(np.max(differences))  # unlike Python's max, it does not lose a NaN
+    if not worst <= PARITY_LIMIT:
+        raise BundleError(
+            f"the ONNX model differs from torch's by {worst:.1e} (at most {PARITY_LIMIT:.0e} is"
+            " accepted); nothing was written. Please report this with the versions you use"
+        )
+    return worst
+
+
+def quantize_int8(learner: Learner, path: Path) -> float:
+    """Replace a learner's ONNX model by its dynamically quantized form.
+
+    Weights are held in 8 bits; activations are quantized as they come.
+
+    Returns:
+        The largest difference of a logit on random input.
+    """
+    from onnxruntime.quantization import quantize_dynamic
+
+    rng = np.random.default_rng(0)
+    before = open_session(path)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        small = Path(folder) / MODEL
+        root = logging.getLogger()
+        level = root.level
+        root.setLevel(logging.ERROR)  # it recommends a pre-processing that dynamic int8 ignores
+        try:
+            quantize_dynamic(path, small, per_channel=True)
+        finally:
+            root.setLevel(level)
+        path.write_bytes(small.read_bytes())
+    after = open_session(path)
+    feed = random_feed(rng, 7, 48, learner)
+    return float(np.abs(after.run(None, feed)[0] - before.run(None, feed)[0]).max())
+
+
+def random_feed(
+    rng: np.random.Generator, rows: int, tokens: int, learner: Learner
+) -> dict[str, Any]:
+    """Return random ids and masks of random row lengths, at least one token each.
+
+    There are no more tokens than the learner has positions for.
+    """
+    vocabulary = int(learner.encoder.config.vocab_size)
+    tokens = min(tokens, learner.encoder.max_length)
+    lengths = rng.integers(1, tokens + 1, size=(rows, 1))
+    return {
+        "input_ids": rng.integers(0, vocabulary, size=(rows, tokens)),
+        "attention_mask": (np.arange(tokens)[None, :] < lengths).astype(np.int64),
+    }
+
+
+def open_session(path: Path) -> Any:
+    """Return an onnxruntime session of a model file."""
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises kinds of its own
+        raise BundleError(f"{path} cannot be run: {error}") from None
