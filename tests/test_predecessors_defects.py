@@ -20,7 +20,7 @@ from nanonet.training import engine as engine_module
 from nanonet.training import train as train_module
 from nanonet.training.checkpoint import read_tensors, write_tensors
 from nanonet.training.evaluation import predict_logits
-from nanonet.training.selection import select_by_accuracy, select_by_agreement
+from nanonet.training.selection import select_by_agreement, select_by_score
 from nanonet.training.train import train
 from runs import succeed
 from test_engine import FP32, dropout, make_engine, phase_step, run, same, tensors
@@ -217,16 +217,21 @@ def test_nothing_to_score():
 
 def test_no_row_of_a_validation_file_is_dropped(tmp_path, tiny_bert_folder, monkeypatch):
     scored = []
-    select = train_module.select_by_accuracy
+    select = train_module.select_by_score
 
-    def spy(logits, truth):
-        scored.append({len(z) for z in logits.values()} | {len(truth)})
-        return select(logits, truth)
+    def spy(logits, scores, metric, rows):
+        scored.append({len(z) for z in logits.values()} | {rows})
+        return select(logits, scores, metric, rows)
 
-    monkeypatch.setattr(train_module, "select_by_accuracy", spy)
+    monkeypatch.setattr(train_module, "select_by_score", spy)
     config = make_settings(tiny_bert_folder, "training.steps=1")
     train(config, lambda: make_tables(validation=7), tmp_path / "run")
     assert scored == [{21}]
+
+
+def by_accuracy(logits, truth):
+    scores = {n: accuracy(truth, z.argmax(-1)) for n, z in logits.items() if n != "teacher"}
+    return select_by_score(logits, scores, "accuracy", len(truth))
 
 
 def test_the_choice_is_by_one_figure_and_among_students_only():
@@ -240,7 +245,7 @@ def test_the_choice_is_by_one_figure_and_among_students_only():
         "student1": logits(1, 0, 1, 0),
         "student2": logits(0, 1, 1, 1),
     }
-    by_labels = select_by_accuracy(outputs, truth)
+    by_labels = by_accuracy(outputs, truth)
     assert (by_labels.selected, by_labels.labels_used) == ("student2", 4)
     assert by_labels.scores == {"student1": 0.5, "student2": 0.75}
     by_agreement = select_by_agreement(outputs, "4 texts")
@@ -248,7 +253,7 @@ def test_the_choice_is_by_one_figure_and_among_students_only():
     assert set(by_agreement.scores) == {"student1", "student2"}
     tied = outputs | {"student1": logits(0, 1, 1, 1), "student2": logits(1, 1, 1, 0)}
     tied["teacher"] = logits(1, 1, 1, 0)
-    assert select_by_accuracy(tied, truth).selected == "student2"  # agrees more with the cohort
+    assert by_accuracy(tied, truth).selected == "student2"  # agrees more with the cohort
 
 
 def test_the_sum_of_metrics_decides_nothing():
@@ -261,7 +266,7 @@ def test_the_sum_of_metrics_decides_nothing():
     assert scores["student1"][0] > scores["student2"][0]
     assert sum(scores["student1"]) < sum(scores["student2"])
     logits = {name: 4 * np.eye(2, dtype=np.float32)[g] for name, g in guesses.items()}
-    assert select_by_accuracy(logits, truth).selected == "student1"
+    assert by_accuracy(logits, truth).selected == "student1"
 
 
 def test_the_last_step_is_what_is_kept_whatever_a_checkpoint_scored(tmp_path, tiny_bert_folder):

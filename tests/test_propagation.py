@@ -7,6 +7,7 @@ import torch
 from nanonet.core.config import PhaseConfig, PropagationConfig
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.objectives.propagation import Propagation
+from nanonet.tasks.base import EncodedTable
 from nanonet.tasks.tokenization import EncodedTexts
 from nanonet.training import prepare as prepare_module
 from nanonet.training import propagation as propagation_module
@@ -21,7 +22,6 @@ from nanonet.training.checkpoint import (
 )
 from nanonet.training.engine import StopRequest
 from nanonet.training.evaluation import embed
-from nanonet.training.inputs import EncodedTable
 from nanonet.training.plan import Phase, make_plan
 from nanonet.training.propagation import SoftLabels, neighbour_graph, propagate
 from nanonet.training.train import train

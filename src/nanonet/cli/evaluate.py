@@ -5,6 +5,13 @@ import json
 import click
 
 from nanonet.cli.common import data_set_option, existing_folder, need, read
+from nanonet.cli.summaries import (
+    block_option,
+    budget_option,
+    evaluate_summaries,
+    is_summarizer,
+    refuse_summary_options,
+)
 from nanonet.core.errors import DataError
 
 
@@ -12,13 +19,29 @@ from nanonet.core.errors import DataError
 @click.argument("run_or_bundle", metavar="RUN|BUNDLE")
 @click.option("--data", required=True, metavar="FILE", help="Texts with labels.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line, one JSON object.")
+@budget_option
+@block_option
 @data_set_option
-def evaluate(run_or_bundle: str, data: str, as_json: bool, settings: tuple[str, ...]) -> None:
-    """Score a run (all its learners) or a bundle (without torch) on labelled texts."""
+def evaluate(
+    run_or_bundle: str,
+    data: str,
+    as_json: bool,
+    budget: str | None,
+    block_trigrams: bool | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Score a run (all its learners) or a bundle (without torch) on labelled texts.
+
+    A summarizer is scored by ROUGE beside simple baselines, on documents with labels or summaries.
+    """
     from nanonet import scoring
     from nanonet.core.bundle import is_bundle
 
     path = existing_folder(run_or_bundle)
+    if is_summarizer(path):
+        evaluate_summaries(path, data, settings, budget, block_trigrams, as_json)
+        return
+    refuse_summary_options(budget, block_trigrams)
     table = read(data, settings, labels="required")
     if is_bundle(path):
         scores = scoring.evaluate_bundle(path, table)

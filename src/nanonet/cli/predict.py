@@ -7,6 +7,13 @@ from typing import Any
 import click
 
 from nanonet.cli.common import data_set_option, read
+from nanonet.cli.summaries import (
+    block_option,
+    budget_option,
+    is_summarizer,
+    refuse_summary_options,
+    summarize,
+)
 from nanonet.core.errors import ConfigError, DataError
 
 
@@ -16,6 +23,8 @@ from nanonet.core.errors import ConfigError, DataError
 @click.option("--input", "source", metavar="FILE", help="Texts to classify.")
 @click.option("--output", metavar="FILE", help="Where to write; by its suffix CSV, JSONL, Parquet.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: all]")
+@budget_option
+@block_option
 @data_set_option
 def predict(
     bundle: str,
@@ -23,13 +32,16 @@ def predict(
     source: str | None,
     output: str | None,
     threads: int,
+    budget: str | None,
+    block_trigrams: bool | None,
     settings: tuple[str, ...],
 ) -> None:
-    """Classify texts with a bundle, without torch.
+    """Classify or summarize texts with a bundle, without torch.
 
     TEXTs are answered on the screen, one per line: label, probability, text. With --input, every
     row of the file is answered in its order, with the columns text, label, label_name and
-    probability.
+    probability. A summarizer answers with the columns text, summary and sentences: number,
+    characters from start to end, score and text of each sentence chosen.
     """
     from nanonet.data.writers import SUFFIXES, write_table
     from nanonet.runtime.predictor import Predictor
@@ -48,6 +60,11 @@ def predict(
         raise ConfigError("--set names columns: it goes with --input")
     if output is not None and not Path(output).parent.is_dir():
         raise DataError(f"cannot write {output}: folder {Path(output).parent} does not exist")
+    if is_summarizer(Path(bundle)):
+        how = (texts, source, output, threads, settings, budget, block_trigrams)
+        summarize(Path(bundle), *how)
+        return
+    refuse_summary_options(budget, block_trigrams)
     predictor = Predictor.load(bundle, threads=threads)
     if source is not None:
         rows = read(source, settings, labels="ignored", keep_empty=True).texts

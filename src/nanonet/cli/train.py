@@ -6,20 +6,23 @@ from typing import Any
 import click
 
 from nanonet.cli.common import need, set_option
-from nanonet.core.config import Config, build, make_config, merge, parse_set
+from nanonet.core.config import DEFAULT_RECIPES, Config, build, make_config, merge, parse_set
 from nanonet.core.errors import ConfigError
 
 
 @click.command()
-@click.option("--labeled", metavar="FILE", help="Texts with labels.")
+@click.option(
+    "--labeled", metavar="FILE", help="Texts with labels; documents with labels or summaries."
+)
 @click.option("--unlabeled", metavar="FILE", help="Texts; labels in it are ignored.")
 @click.option("--validation", metavar="FILE", help="Texts with labels to choose a student by.")
-@click.option("--task", type=click.Choice(["classification"]), help="[default: classification]")
+@click.option("--task", type=click.Choice(list(DEFAULT_RECIPES)), help="[default: classification]")
 @click.option(
     "--recipe",
     default=None,
     metavar="NAME",
-    help="Recipe, by name or as a .toml file; see nanonet list recipes.  [default: nanonet]",
+    help="Recipe, by name or as a .toml file; see nanonet list recipes.  [default: nanonet, or"
+    " summarization for that task]",
 )
 @click.option(
     "--backbone",
@@ -72,6 +75,7 @@ def train(
         over = merge(over, flag)
     train_module = need("nanonet.training.train", "nanonet train")
     inputs = need("nanonet.training.inputs", "nanonet train")
+    tasks = need("nanonet.training.tasks", "nanonet train")
     display = need("nanonet.training.display", "nanonet train")
     if labeled is None and resume:
         config, saved = _saved(run_path, recipe, over)
@@ -80,13 +84,15 @@ def train(
         validation = validation or saved["validation"]
         init = init or saved["init"]
     else:
-        config = make_config(recipe or str(over.get("recipe", "nanonet")), over)
+        usual = DEFAULT_RECIPES.get(str(over.get("task")), "nanonet")
+        config = make_config(recipe or str(over.get("recipe", usual)), over)
     if labeled is None:
         raise ConfigError("--labeled FILE is missing: training needs texts with labels")
     files = (labeled, unlabeled, validation)
+    kind = tasks.make_task(config)
     train_module.train(
         config,
-        lambda: inputs.read_tables(config.data, *files),
+        lambda: inputs.read_tables(kind, *files),
         run_path,
         mode="resume" if resume else "overwrite" if overwrite else "new",
         init=Path(init) if init else None,

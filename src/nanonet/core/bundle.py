@@ -3,7 +3,10 @@
 ::
 
     manifest.json    what it is, what it was made from, checksums
-    model.onnx       input_ids, attention_mask (rows, tokens) int64 -> logits (rows, classes)
+    model.onnx       input_ids, attention_mask (rows, tokens) int64 -> logits (rows, classes);
+                     for summarization also token_type_ids (rows, tokens) int64, pooling (rows,
+                     sentences, tokens) and features (rows, sentences, 7) float -> logits (rows,
+                     sentences)
     seen.bin         hashes of the labelled training texts, to find them among test texts
     tokenizer.json   for the ``tokenizers`` library, truncation included
 """
@@ -38,6 +41,8 @@ class Manifest:
         versions: of the packages that made it.
         data: sources, rows and fingerprints of what the learner saw.
         metrics: how it was chosen, how it scored, and how well the model matches the original.
+        settings: of the task, where it has some: for ``summarization`` those of that section of
+            the configuration.
     """
 
     format: int = field(metadata={"minimum": 1})
@@ -51,6 +56,7 @@ class Manifest:
     versions: dict[str, str]
     data: dict[str, Any]
     metrics: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write it into a folder."""

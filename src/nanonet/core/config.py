@@ -19,6 +19,7 @@ from nanonet.core.errors import ConfigError
 from nanonet.core.registry import did_you_mean
 
 T = TypeVar("T")
+DEFAULT_RECIPES = {"classification": "nanonet", "summarization": "summarization"}  # by task
 
 
 def setting(default: Any, minimum: float | None = None, maximum: float | None = None) -> Any:
@@ -33,6 +34,9 @@ class DataConfig:
     text_column: str = "text"
     label_column: str = "label"
     label_name_column: str = "label_name"
+    sentences_column: str = "sentences"
+    labels_column: str = "labels"
+    summary_column: str = "summary"
     max_length: int = setting(256, 4)  # tokens of one text, the special ones included
 
 
@@ -151,6 +155,19 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class SummarizationConfig:
+    """The task ``summarization``: how documents are read, scored and cut to a summary."""
+
+    language: str = "en"  # of raw texts, which are cut into sentences
+    pooling: Literal["mean", "token"] = "mean"  # of a sentence's tokens, or of one put before it
+    segments: bool = True  # alternate the token types of sentences, where the backbone has such
+    features: bool = True  # the head also reads where a sentence stands and how long it is
+    overlap: float = setting(0.25, 0.0, 0.9)  # of neighbouring windows of a long document
+    budget: str = "sentences=3"  # unless another is asked for; words=100; ratio=0.3 of the words
+    block_trigrams: bool = False  # no two sentences with three words in a row in common
+
+
+@dataclass(frozen=True)
 class PhaseConfig:
     """One optimizer step of the online step: who learns, from what, how fast, and when."""
 
@@ -170,7 +187,7 @@ class PhaseConfig:
 class Config:
     """Everything that shapes a run, apart from the data."""
 
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "summarization"] = "classification"
     recipe: str = "nanonet"
     seed: int = setting(0, 0)
     data: DataConfig = field(default_factory=DataConfig)
@@ -182,6 +199,7 @@ class Config:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    summarization: SummarizationConfig = field(default_factory=SummarizationConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)
 
 

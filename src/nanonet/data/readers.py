@@ -181,7 +181,7 @@ def _require(source: str, available: Sequence[str], column: str, option: str) ->
 def _read_file(path: Path, columns: Columns, labels: LabelUse) -> _Raw:
     """Read the columns by the file's suffix."""
     source = str(path)
-    _refuse_unusable(path)
+    refuse_unusable(path)
     is_gzip = path.name.lower().endswith(".gz")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in SUFFIXES or (is_gzip and suffix == ".parquet"):
@@ -200,7 +200,7 @@ def _read_file(path: Path, columns: Columns, labels: LabelUse) -> _Raw:
         raise DataError(f"cannot read {source}: {error.strerror or error}") from error
 
 
-def _refuse_unusable(path: Path) -> None:
+def refuse_unusable(path: Path) -> None:
     """Raise ``DataError`` unless ``path`` is a file with something in it."""
     try:
         size = path.stat().st_size
@@ -220,7 +220,7 @@ def _refuse_unusable(path: Path) -> None:
         raise DataError(f"{path} is empty; give a file with at least one row")
 
 
-def _decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
+def decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
     """Yield the lines of a UTF-8 stream, without the byte order mark that Excel puts first."""
     offset = 0
     for number, line in enumerate(stream, start=1):
@@ -240,14 +240,14 @@ def _decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
         offset += len(line)
 
 
-def _csv_rows(
+def csv_rows(
     stream: Iterable[bytes], source: str, delimiter: str
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line where the row starts, fields) for every row that is not blank."""
     # The default of 131,072 characters a field is less than a long document. There is no other
     # way to raise it than for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
-    reader = csv.reader(_decoded_lines(stream, source), delimiter=delimiter, strict=True)
+    reader = csv.reader(decoded_lines(stream, source), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -268,7 +268,7 @@ def _read_csv(
     stream: Iterable[bytes], source: str, delimiter: str, columns: Columns, labels: LabelUse
 ) -> _Raw:
     """Read a CSV or TSV file with a header."""
-    reader = _csv_rows(stream, source, delimiter)
+    reader = csv_rows(stream, source, delimiter)
     header = [name.strip() for name in next(reader, (0, []))[1]]
     if not header:
         raise DataError(f"{source} has only blank lines; give a header and at least one row")
@@ -307,7 +307,7 @@ def _read_jsonl(stream: Iterable[bytes], source: str, columns: Columns, labels: 
     available: dict[str, None] = {}
     rows: list[int] = []
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(_decoded_lines(stream, source), start=1):
+    for number, line in enumerate(decoded_lines(stream, source), start=1):
         if not line.strip():
             continue
         try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanonet.core.bundle import FORMAT, MODEL, SEEN, TOKENIZER, Manifest, is_bundle
+from nanonet.core.config import to_dict
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
 from nanonet.export.graph import check_parity, quantize_int8, write_onnx
@@ -93,6 +94,7 @@ def export(
                 versions={package: metadata.version(package) for package in MADE_BY},
                 data=inputs,
                 metrics=metrics,
+                settings=to_dict(config.summarization) if config.task == "summarization" else {},
             )
             manifest.write(folder)
     except OSError as error:

@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nanonet.core.bundle import MODEL
 from nanonet.core.errors import BundleError
 from nanonet.models.cohort import Learner
+from nanonet.tasks.base import FEATURES
 
 PARITY_LIMIT = 1e-4  # largest difference of a logit between torch and onnxruntime
+SENTENCE_AXES = {
+    "token_type_ids": ("rows", "tokens"),
+    "pooling": ("rows", "sentences", "tokens"),
+    "features": ("rows", "sentences"),
+}
 PARITY_SHAPES = ((1, 3), (1, 48), (7, 1), (7, 200), (2, 512))  # (rows, tokens)
 
 
@@ -34,18 +41,24 @@ def _quiet() -> Iterator[None]:
 
 
 def write_onnx(learner: Learner, path: Path) -> None:
-    """Write a learner as ONNX: token ids and mask (rows, tokens) -> logits (rows, classes)."""
-    ids = torch.ones((2, 16), dtype=torch.int64)
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
-    shape = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
+    """Write a learner as ONNX: token ids and mask (rows, tokens) -> logits (rows, classes).
+
+    Where units are sentences, there are more inputs, see `sentence_feed`, and the logits are (rows,
+    sentences).
+    """
+    feed = {"input_ids": np.ones((2, 16), dtype=np.int64), "attention_mask": np.ones((2, 16), int)}
+    feed["attention_mask"][1, 9:] = 0
+    if learner.outputs.level == "sentence":
+        feed |= sentence_feed(np.random.default_rng(0), feed["attention_mask"])
+    dims = {name: torch.export.Dim(name) for name in ("rows", "tokens", "sentences")}
+    axes = SENTENCE_AXES | dict.fromkeys(("input_ids", "attention_mask"), ("rows", "tokens"))
     with _quiet():
         program = torch.onnx.export(
             learner,
-            (ids, mask),
-            input_names=["input_ids", "attention_mask"],
+            tuple(torch.from_numpy(array) for array in feed.values()),
+            input_names=list(feed),
             output_names=["logits"],
-            dynamic_shapes=(shape, shape),
+            dynamic_shapes=tuple({i: dims[a] for i, a in enumerate(axes[name])} for name in feed),
             dynamo=True,
             verbose=False,
         )
@@ -114,10 +127,28 @@ def random_feed(
     vocabulary = int(learner.encoder.config.vocab_size)
     tokens = min(tokens, learner.encoder.max_length)
     lengths = rng.integers(1, tokens + 1, size=(rows, 1))
-    return {
+    feed = {
         "input_ids": rng.integers(0, vocabulary, size=(rows, tokens)),
         "attention_mask": (np.arange(tokens)[None, :] < lengths).astype(np.int64),
     }
+    if learner.outputs.level == "sentence":
+        feed |= sentence_feed(rng, feed["attention_mask"])
+    return feed
+
+
+def sentence_feed(rng: np.random.Generator, mask: NDArray[np.int64]) -> dict[str, Any]:
+    """Return token types, pooling shares and features (see `pad_windows`) of made-up sentences.
+
+    At most four a row; tokens that ``mask`` (rows, tokens) hides belong to none.
+    """
+    rows, tokens = mask.shape
+    sentences = min(4, tokens)
+    owner = np.arange(tokens) * sentences // tokens
+    shares = (owner == np.arange(sentences)[:, None])[None] * mask[:, None, :]
+    shares = shares / np.maximum(shares.sum(-1, keepdims=True), 1)
+    features = rng.random((rows, sentences, FEATURES), dtype=np.float32)
+    types = np.broadcast_to(owner % 2, mask.shape).copy()
+    return {"token_type_ids": types, "pooling": shares.astype(np.float32), "features": features}
 
 
 def open_session(path: Path) -> Any:

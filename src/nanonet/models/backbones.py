@@ -36,9 +36,11 @@ class Encoder(nn.Module):
         hidden_size: width H.
         max_length: positions that the encoder knows.
         has_embedding_output: `embed` gives the embedding output, which some views change.
+        has_token_types: `embed` takes token types.
     """
 
     has_embedding_output: ClassVar[bool] = True
+    has_token_types: bool = False
 
     layers: nn.ModuleList
     config: Any
@@ -58,6 +60,12 @@ class Encoder(nn.Module):
             positions: of the tokens in their row, (B, T), from 0; 0 .. T-1 where None.
         """
         raise NotImplementedError
+
+    def embed_typed(
+        self, input_ids: Tensor, token_types: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """Return `embed` with token types (B, T), which are 0 or 1, where the family has such."""
+        return self.embed(input_ids, positions)
 
     def run_layers(
         self, hidden: Tensor, attention_mask: Tensor, positions: Tensor | None = None
@@ -103,6 +111,7 @@ class BertEncoder(Encoder):
         super().__init__(model, model.encoder.layer)
         self.embeddings = model.embeddings
         padding = getattr(self.embeddings, "padding_idx", None)
+        self.has_token_types = int(getattr(self.config, "type_vocab_size", 1)) > 1
         self.first_position = 0
         if padding is not None and self.config.model_type != "bert":
             self.first_position = int(padding) + 1  # RoBERTa counts positions from there
@@ -110,10 +119,21 @@ class BertEncoder(Encoder):
 
     def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """See `Encoder.embed`."""
+        return self._embed(input_ids, None, positions)
+
+    def embed_typed(
+        self, input_ids: Tensor, token_types: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """See `Encoder.embed_typed`."""
+        return self._embed(input_ids, token_types if self.has_token_types else None, positions)
+
+    def _embed(
+        self, input_ids: Tensor, token_types: Tensor | None, positions: Tensor | None
+    ) -> Tensor:
         if positions is not None:
             positions = positions + self.first_position
         return self.embeddings(  # type: ignore[no-any-return]
-            input_ids=input_ids, position_ids=positions
+            input_ids=input_ids, token_type_ids=token_types, position_ids=positions
         )
 
     def run_layers(

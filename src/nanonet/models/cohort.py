@@ -8,21 +8,51 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import ConfigError
 from nanonet.models.attention import AttentionKind, recorded_attention
 from nanonet.models.backbones import Backbone, Encoder, Pooling
-from nanonet.models.heads import LinearHead, pool
+from nanonet.models.heads import LinearHead, pool, pool_units
 from nanonet.models.layer_maps import LayerMap, layer_maps
 from nanonet.models.narrow import check_width, narrow_encoder
 from nanonet.models.peft import PEFT, make_trainable, set_parameter, trainable_names
+from nanonet.tasks.base import OUTPUTS, Outputs
 
 TEACHER = "teacher"
 Part = Literal["hidden_states"] | AttentionKind
 Parts = frozenset[Part]
 NO_PARTS: Parts = frozenset()
 ATTENTION: frozenset[AttentionKind] = frozenset({"attention_scores", "attention_probabilities"})
+
+
+@dataclass(frozen=True)
+class Units:
+    """The sentences of a chunk's rows.
+
+    Attributes:
+        token_types: (b, T).
+        shares: of each token in each sentence's mean, (b, S, T).
+        features: of each sentence, (b, S, F).
+        counts: sentences of each row, (b,); what is beyond is padding.
+    """
+
+    token_types: Tensor
+    shares: Tensor
+    features: Tensor
+    counts: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """Where there is a sentence, (b, S)."""
+        places = torch.arange(self.shares.shape[1], device=self.counts.device)
+        return places < self.counts[:, None]
+
+    @property
+    def packed_features(self) -> Tensor:
+        """Features (U, F) of real sentences, in the order of rows and sentences."""
+        return self.features[self.real]
 
 
 @dataclass(frozen=True)
@@ -33,11 +63,18 @@ class Chunk:
         rows: positions in the batch, (b,).
         input_ids: (b, T).
         attention_mask: (b, T), 1 on real tokens.
+        units: where units are sentences; None where a unit is a row.
     """
 
     rows: Tensor
     input_ids: Tensor
     attention_mask: Tensor
+    units: Units | None = None
+
+    @property
+    def unit_rows(self) -> Tensor:
+        """The row of each unit, (U,)."""
+        return self.rows if self.units is None else self.rows.repeat_interleave(self.units.counts)
 
 
 @dataclass(frozen=True)
@@ -59,11 +96,12 @@ class ChunkView:
 
 @dataclass(frozen=True)
 class LearnerOutput:
-    """What a learner makes of R rows, in the order of the rows.
+    """What a learner makes of R rows, which hold U units (R where a unit is a row), in order.
 
     Attributes:
-        logits: (R, C), 32 bits.
-        pooled: (R, H), 32 bits; in the teacher's width.
+        logits: (U, C), 32 bits. A single logit z is given as (0, z): the softmax of the two is the
+            sigmoid of z, so that objectives know but one link.
+        pooled: (U, H), 32 bits; in the teacher's width.
         hidden_states: embedding output and each layer's, (real tokens, H) each, in the order of
             rows and tokens, in the teacher's width; empty unless asked for.
         attention: by kind, each layer's maps, (pairs of real tokens, heads) each, in the order of
@@ -83,6 +121,7 @@ class Learner(nn.Module):
         layer_map: the teacher layers that the encoder is made of or imitates, counted from 1.
         peft: the PEFT method that was applied to the encoder.
         projection: into the teacher's width, where the encoder's differs: serves only training.
+        outputs: what it answers.
     """
 
     def __init__(
@@ -93,6 +132,7 @@ class Learner(nn.Module):
         layer_map: LayerMap,
         peft: str = "bitfit",
         projection: nn.Linear | None = None,
+        outputs: Outputs = Outputs(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -101,33 +141,62 @@ class Learner(nn.Module):
         self.layer_map = layer_map
         self.peft = peft
         self.projection = projection
+        self.outputs = outputs
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits (B, C) of token ids and mask (B, T): what is exported."""
-        states = self.encoder.run_layers(self.encoder.embed(input_ids), attention_mask)
-        return self.classify(pool(self.encoder.finish(states[-1]), attention_mask, self.pooling))
+    @property
+    def classes(self) -> int:
+        """How many classes C `read` tells apart."""
+        return max(2, self.head.linear.out_features)
 
-    def classify(self, pooled: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        pooling: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (B, C) of token ids and mask (B, T): what is exported.
+
+        Where units are sentences: logits (B, S) of token types (B, T), pooling shares (B, S, T)
+        and features (B, S, F) besides.
+        """
+        if token_type_ids is None or pooling is None:
+            states = self.encoder.run_layers(self.encoder.embed(input_ids), attention_mask)
+            hidden = self.encoder.finish(states[-1])
+            return self.classify(pool(hidden, attention_mask, self.pooling))
+        embedded = self.encoder.embed_typed(input_ids, token_type_ids)
+        hidden = self.encoder.finish(self.encoder.run_layers(embedded, attention_mask)[-1])
+        return self.classify(pool_units(hidden, attention_mask, pooling), features).squeeze(-1)
+
+    def classify(self, pooled: Tensor, features: Tensor | None = None) -> Tensor:
         """Return logits in 32 bits, under autocast too: differences between classes are small."""
         kind = pooled.device.type
         if torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
-                return self.head(pooled)  # type: ignore[no-any-return]
-        return self.head(pooled)  # type: ignore[no-any-return]
+                return self.head(pooled, features)  # type: ignore[no-any-return]
+        return self.head(pooled, features)  # type: ignore[no-any-return]
 
     def embed(self, chunk: Chunk, view: ChunkView) -> Tensor:
         """Return the embedding output (b, T, H) of a chunk under a view."""
-        embedded = self.encoder.embed(chunk.input_ids, view.positions)
+        if chunk.units is None:
+            embedded = self.encoder.embed(chunk.input_ids, view.positions)
+        else:
+            types = chunk.units.token_types
+            embedded = self.encoder.embed_typed(chunk.input_ids, types, view.positions)
         if view.features is not None:
             embedded = embedded * view.features.to(embedded.dtype)
         if view.noise is not None:
             embedded = embedded + view.noise.to(embedded.dtype)
         return embedded
 
-    def run(self, embedded: Tensor, view: ChunkView) -> tuple[list[Tensor], Tensor]:
-        """Return each layer's hidden states (b, T, H) and the pooled vectors (b, H)."""
+    def run(self, embedded: Tensor, chunk: Chunk, view: ChunkView) -> tuple[list[Tensor], Tensor]:
+        """Return each layer's hidden states (b, T, H) and the units' pooled vectors (U, H)."""
         states = self.encoder.run_layers(embedded, view.mask, view.positions)
-        return states, pool(self.encoder.finish(states[-1]), view.mask, self.pooling)
+        hidden = self.encoder.finish(states[-1])
+        if chunk.units is None:
+            return states, pool(hidden, view.mask, self.pooling)
+        return states, pool_units(hidden, view.mask, chunk.units.shares)[chunk.units.real]
 
     def read(
         self, chunks: list[Chunk], views: list[ChunkView] | None = None, keep: Parts = NO_PARTS
@@ -144,7 +213,7 @@ class Learner(nn.Module):
             view = ChunkView(chunk.attention_mask) if views is None else views[i]
             with recorded_attention(ATTENTION & keep) as record:
                 embedded = self.embed(chunk, view)
-                states, vectors = self.run(embedded, view)
+                states, vectors = self.run(embedded, chunk, view)
             pooled.append(vectors)
             real = chunk.attention_mask.bool()
             pairs = real[:, :, None] & real[:, None, :]
@@ -154,8 +223,14 @@ class Learner(nn.Module):
             if "hidden_states" in keep:
                 parts["hidden_states"] = [self._project(s[real]) for s in (embedded, *states)]
             packed.append(parts)
-        vectors = torch.cat(pooled)[torch.cat([chunk.rows for chunk in chunks]).argsort()]
-        logits, vectors = self.classify(vectors), self._project(vectors)
+        # stable: the sentences of a row stay in order
+        order = torch.cat([chunk.unit_rows for chunk in chunks]).argsort(stable=True)
+        vectors = torch.cat(pooled)[order]
+        features = [c.units.packed_features for c in chunks if c.units is not None]
+        logits = self.classify(vectors, torch.cat(features)[order] if features else None)
+        if self.outputs.link == "sigmoid":
+            logits = F.pad(logits, (1, 0))
+        vectors = self._project(vectors)
         if not keep:
             return LearnerOutput(logits, vectors)
         lengths = [chunk.attention_mask.sum(-1) for chunk in chunks]
@@ -263,7 +338,7 @@ def build_cohort(
 
     Args:
         backbone: the pretrained encoder.
-        config: its ``cohort``, ``head``, ``lora`` and ``seed`` are read.
+        config: its ``task``, ``cohort``, ``head``, ``lora`` and ``seed`` are read.
         classes: number of classes C.
         own_weights: weights that take the place of pretrained ones, by
             ``<learner>.<parameter>``: what a warm-up has made of the students.
@@ -271,6 +346,7 @@ def build_cohort(
     Raises:
         ConfigError: layer maps or PEFT methods that do not fit the backbone; nobody to train.
     """
+    outputs = OUTPUTS[config.task]
     plans = learner_plans(config.cohort, backbone.layers)
     learners = {}
     for index, (name, (layer_map, peft)) in enumerate(plans.items()):
@@ -284,9 +360,15 @@ def build_cohort(
             else:
                 encoder, projection = narrow_encoder(backbone.encoder, layer_map, width)
             linear = LinearHead(
-                encoder.hidden_size, classes, config.head.normalize, config.head.scale
+                encoder.hidden_size,
+                outputs.logits(classes),
+                config.head.normalize,
+                config.head.scale,
+                outputs.features,
             )
-            learner = Learner(encoder, linear, backbone.pooling, layer_map, peft, projection)
+            learner = Learner(
+                encoder, linear, backbone.pooling, layer_map, peft, projection, outputs
+            )
             for full_name, tensor in (own_weights or {}).items():
                 owner, _, parameter = full_name.partition(".")
                 if owner == name:

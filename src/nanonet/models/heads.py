@@ -18,23 +18,42 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1.0)
 
 
+def pool_units(hidden: Tensor, attention_mask: Tensor, shares: Tensor) -> Tensor:
+    """Return one vector (B, S, H) per unit of hidden states (B, T, H), in 32 bits.
+
+    Args:
+        hidden: (B, T, H).
+        attention_mask: (B, T); tokens that it hides count only where it hides all of a unit's.
+        shares: of each token in each unit's mean, (B, S, T); 0 beyond a row's units.
+    """
+    seen = shares * attention_mask.to(shares.dtype).unsqueeze(1)
+    total = seen.sum(-1, keepdim=True)
+    shares = torch.where(total > 0, seen / total.clamp(min=1e-9), shares)
+    return shares @ hidden.float()
+
+
 class LinearHead(nn.Module):
     """Logits = scale * (W x + b), x optionally L2-normalised; W and b start at zero.
 
     At the start every class is equally likely, and with normalisation the scale bounds the
-    logits, so that few labels cannot drive them to extremes.
+    logits, so that few labels cannot drive them to extremes. F features may stand beside x; they
+    are taken as they are.
     """
 
-    def __init__(self, hidden_size: int, classes: int, normalize: bool, scale: float) -> None:
+    def __init__(
+        self, hidden_size: int, classes: int, normalize: bool, scale: float, features: int = 0
+    ) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size, classes)
+        self.linear = nn.Linear(hidden_size + features, classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.normalize = normalize
         self.scale = scale
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Return logits (B, C) of pooled vectors (B, H)."""
+    def forward(self, pooled: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return logits (.., C) of pooled vectors (.., H) and features (.., F)."""
         if self.normalize:
             pooled = F.normalize(pooled, dim=-1)
+        if features is not None:
+            pooled = torch.cat([pooled, features], dim=-1)
         return self.scale * F.linear(pooled, self.linear.weight, self.linear.bias)

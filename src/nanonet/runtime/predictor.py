@@ -56,6 +56,8 @@ class Predictor:
 
         folder = Path(bundle)
         manifest = read_manifest(folder)
+        if manifest.task == "summarization":
+            raise BundleError(f"bundle {folder} is a summarizer: load it with Summarizer")
         if manifest.task != "classification":
             raise BundleError(
                 f"bundle {folder} is for the task '{manifest.task}', which this NanoNet does not"

@@ -47,7 +47,7 @@ class TextTokenizer:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
-        self._unknown = _unknown_id(self._tokenizer)
+        self._unknown = unknown_id(self._tokenizer)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Return the token ids of ``texts``, in order."""
@@ -64,7 +64,7 @@ class TextTokenizer:
         return str(self._tokenizer.to_str())
 
 
-def _unknown_id(tokenizer: Tokenizer) -> int:
+def unknown_id(tokenizer: Tokenizer) -> int:
     """Return the id of the unknown token, or -1 (byte-level tokenizers have none)."""
     token = getattr(tokenizer.model, "unk_token", None)
     found = tokenizer.token_to_id(token) if token else None
@@ -81,11 +81,16 @@ def encoding_warnings(source: str, encoded: EncodedTexts, max_length: int) -> li
             " and were cut there (data.max_length)"
         )
     if encoded.unknown_share > UNKNOWN_SHARE_LIMIT:
-        warnings.append(
-            f"{source}: the tokenizer does not know {encoded.unknown_share:.0%} of the tokens; the"
-            " backbone was not trained on this script, choose another"
-        )
+        warnings.append(unknown_warning(source, encoded.unknown_share))
     return warnings
+
+
+def unknown_warning(source: str, share: float) -> str:
+    """Return what to say where the tokenizer does not know this share of the tokens."""
+    return (
+        f"{source}: the tokenizer does not know {share:.0%} of the tokens; the"
+        " backbone was not trained on this script, choose another"
+    )
 
 
 def length_chunks(

@@ -20,6 +20,7 @@ from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
 from nanonet.models.cohort import TEACHER, Cohort, LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
+from nanonet.tasks.base import Row, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
@@ -40,14 +41,14 @@ class TrainingRows:
     """Encoded training texts.
 
     Attributes:
-        labeled: token ids.
-        labels: class indexes (n_l,).
-        unlabeled: token ids; empty without unlabelled text.
+        labeled: rows.
+        labels: class indexes of the labelled rows' units, (U,).
+        unlabeled: rows; empty without unlabelled text.
     """
 
-    labeled: Sequence[Ids]
+    labeled: Sequence[Row]
     labels: NDArray[np.int64]
-    unlabeled: Sequence[Ids]
+    unlabeled: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class Engine:
         for name, view in self._views.items():
             set_dropout(self.cohort[name], view.dropout)
         unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
+        self._units = unit_counts(self.rows.labeled), unit_counts(unlabeled)
         self._batches = StepBatches(
             np.array([len(row) for row in self.rows.labeled], dtype=np.int64),
             np.array([len(row) for row in unlabeled], dtype=np.int64),
@@ -194,7 +196,9 @@ class Engine:
         return Batch(
             [self.rows.labeled[i] for i in labeled],
             [self.rows.unlabeled[i] for i in unlabeled],
-            torch.from_numpy(self.rows.labels[labeled]).to(self.hardware.device),
+            torch.from_numpy(self.rows.labels[units_of(labeled, self._units[0])]).to(
+                self.hardware.device
+            ),
             self.config.training.max_padding,
             self.hardware.device,
             self._targets(unlabeled),
@@ -207,7 +211,8 @@ class Engine:
     def _targets(self, rows: Ids) -> SoftTargets | None:
         if self.soft_labels is None:
             return None
-        parts = (self.soft_labels.probabilities[rows], self.soft_labels.confidence[rows])
+        units = units_of(rows, self._units[1])
+        parts = (self.soft_labels.probabilities[units], self.soft_labels.confidence[units])
         return SoftTargets(*(torch.from_numpy(a).to(self.hardware.device) for a in parts))
 
     def _propagate(self) -> SoftLabels:
@@ -216,8 +221,8 @@ class Engine:
         labeled, unlabeled = (
             embed(source, ids, self.hardware) for ids in (self.rows.labeled, self.rows.unlabeled)
         )
-        classes = source.head.linear.out_features
-        return propagate(labeled, self.rows.labels, unlabeled, classes, self.config.propagation)
+        labels, settings = self.rows.labels, self.config.propagation
+        return propagate(labeled, labels, unlabeled, source.classes, settings)
 
     def _run_phase(
         self, phase: Phase, batch: Batch, step: int, targets: dict[Stream, LearnerOutput]

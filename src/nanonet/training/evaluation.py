@@ -1,13 +1,14 @@
 """Scoring: every row, in order, in evaluation mode."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanonet.models.cohort import Learner
+from nanonet.models.cohort import Learner, LearnerOutput
+from nanonet.tasks.base import Row, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.device import Hardware
 from nanonet.training.step import make_chunks
@@ -22,32 +23,39 @@ def autocast(hardware: Hardware) -> torch.autocast:
 
 
 def predict_logits(
-    learner: Learner, ids: Sequence[Ids], hardware: Hardware, max_padding: float = 0.1
+    learner: Learner, ids: Sequence[Row], hardware: Hardware, max_padding: float = 0.1
 ) -> NDArray[np.float32]:
-    """Return the learner's logits (n, C) of n encoded texts, in their order."""
-    was_training = learner.training
-    learner.eval()
-    classes = learner.head.linear.out_features
-    logits = np.empty((len(ids), classes), dtype=np.float32)
-    with torch.inference_mode(), autocast(hardware):
-        for chunk in make_chunks(list(ids), max_padding, hardware.device, TOKENS_PER_CHUNK):
-            out = learner(chunk.input_ids, chunk.attention_mask)
-            logits[chunk.rows.cpu().numpy()] = out.float().cpu().numpy()
-    learner.train(was_training)
+    """Return the learner's logits (U, C) of the units of n rows, in their order.
+
+    A single logit z is given as (0, z), see `LearnerOutput`.
+    """
+    logits = np.empty((int(unit_counts(ids).sum()), learner.classes), dtype=np.float32)
+    for units, output in _read_all(learner, ids, hardware, max_padding):
+        logits[units] = output.logits.float().cpu().numpy()
     return logits
 
 
 def embed(
-    learner: Learner, ids: Sequence[Ids], hardware: Hardware, max_padding: float = 0.1
+    learner: Learner, ids: Sequence[Row], hardware: Hardware, max_padding: float = 0.1
 ) -> NDArray[np.float32]:
-    """Return the learner's pooled vectors (n, H) of n encoded texts, L2-normalised, in order."""
+    """Return the pooled vectors (U, H) of the units of n rows, L2-normalised, in order."""
+    width = learner.encoder.hidden_size
+    vectors = np.empty((int(unit_counts(ids).sum()), width), dtype=np.float32)
+    for units, output in _read_all(learner, ids, hardware, max_padding):
+        pooled = torch.nn.functional.normalize(output.pooled, dim=-1)
+        vectors[units] = pooled.cpu().numpy()
+    return vectors
+
+
+def _read_all(
+    learner: Learner, ids: Sequence[Row], hardware: Hardware, max_padding: float
+) -> Iterator[tuple[Ids, LearnerOutput]]:
+    """Yield which units a chunk holds and what the learner makes of them."""
     was_training = learner.training
     learner.eval()
-    vectors = np.empty((len(ids), learner.encoder.hidden_size), dtype=np.float32)
+    counts = unit_counts(ids)
     with torch.inference_mode(), autocast(hardware):
-        for chunk in make_chunks(list(ids), max_padding, hardware.device, TOKENS_PER_CHUNK):
+        for chunk in make_chunks(ids, max_padding, hardware.device, TOKENS_PER_CHUNK):
             rows = replace(chunk, rows=torch.arange(len(chunk.rows), device=hardware.device))
-            pooled = torch.nn.functional.normalize(learner.read([rows]).pooled, dim=-1)
-            vectors[chunk.rows.cpu().numpy()] = pooled.cpu().numpy()
+            yield units_of(chunk.rows.cpu().numpy(), counts), learner.read([rows])
     learner.train(was_training)
-    return vectors

@@ -1,8 +1,9 @@
 """Getting ready: from tables and a backbone to an engine that can step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,12 +12,11 @@ from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import Cohort, build_cohort
+from nanonet.tasks.base import EncodedTable, Row, Task
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
-from nanonet.training.inputs import EncodedTable
 from nanonet.training.plan import make_plan
 from nanonet.training.run_folder import RunFolder
 
@@ -32,6 +32,7 @@ class Prepared:
     hardware: Hardware
     tables: dict[str, EncodedTable]
     truncated: dict[str, int]
+    task: Task[Any]
 
 
 def prepare(
@@ -40,6 +41,7 @@ def prepare(
     hardware: Hardware,
     encoded: dict[str, EncodedTable],
     labels: LabelSet,
+    task: Task[Any],
     init: Path | None,
     own_weights: Mapping[str, Tensor] | None = None,
 ) -> Prepared:
@@ -51,6 +53,7 @@ def prepare(
         hardware: see `choose_hardware`.
         encoded: the tables by name.
         labels: the classes.
+        task: what the learners learn.
         init: an earlier run to start from.
         own_weights: see `build_cohort`.
 
@@ -71,11 +74,11 @@ def prepare(
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
-    return Prepared(cohort, engine, hardware, encoded, truncated)
+    return Prepared(cohort, engine, hardware, encoded, truncated, task)
 
 
-def _within_reach(table: EncodedTable, config: Config) -> list[Ids]:
-    """Return the unlabelled texts that the steps can reach, or enough to propagate labels along.
+def _within_reach(table: EncodedTable, config: Config) -> Sequence[Row]:
+    """Return the unlabelled rows that the steps can reach, or enough to propagate labels along.
 
     Steps draw a limited number of texts; without this, propagation would place all others too.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.models.cohort import TEACHER
-from nanonet.tasks.metrics import accuracy, softmax
+from nanonet.tasks.metrics import softmax
 
 Logits = NDArray[np.float32]
 
@@ -34,15 +34,22 @@ class Selection:
         return asdict(self)
 
 
-def select_by_accuracy(logits: Mapping[str, Logits], truth: NDArray[np.int64]) -> Selection:
-    """Choose the student that is right most often on validation rows.
+def select_by_score(
+    logits: Mapping[str, Logits], scores: Mapping[str, float], metric: str, rows: int
+) -> Selection:
+    """Choose the student that scores best on validation rows.
 
     Ties go to the one that agrees more with the cohort.
+
+    Args:
+        logits: by learner, the teacher included, (n, C) on the same rows.
+        scores: by student.
+        metric: what they are.
+        rows: labels that were looked at.
     """
-    scores = {n: accuracy(truth, z.argmax(-1)) for n, z in logits.items() if n != TEACHER}
     agreement = agreement_scores(logits)
     best = max(scores, key=lambda name: (scores[name], agreement[name]))
-    return Selection(best, f"accuracy on {len(truth)} validation rows", len(truth), scores)
+    return Selection(best, f"{metric} on {rows} validation rows", rows, dict(scores))
 
 
 def select_by_agreement(logits: Mapping[str, Logits], rows: str) -> Selection:

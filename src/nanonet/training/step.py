@@ -1,15 +1,28 @@
 """One phase of one step: who reads which rows, computed once and only when asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanonet.core.config import ViewConfig
-from nanonet.models.cohort import NO_PARTS, TEACHER, Chunk, ChunkView, Cohort, LearnerOutput, Parts
+from nanonet.models.cohort import (
+    NO_PARTS,
+    TEACHER,
+    Chunk,
+    ChunkView,
+    Cohort,
+    LearnerOutput,
+    Parts,
+    Units,
+)
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.tokenization import Ids, length_chunks, pad
+from nanonet.tasks.base import Row, Window, unit_counts
+from nanonet.tasks.tokenization import length_chunks, pad
+from nanonet.tasks.windows import pad_windows
 from nanonet.training.plan import Phase
 from nanonet.training.views import is_plain, make_views, view_generator
 
@@ -17,13 +30,24 @@ Streams = frozenset[Stream]
 
 
 def make_chunks(
-    ids: list[Ids], max_padding: float, device: str, token_budget: int | None = None
+    ids: Sequence[Row], max_padding: float, device: str, token_budget: int | None = None
 ) -> list[Chunk]:
-    """Return rows of token ids as padded chunks of like length on ``device``."""
+    """Return rows as padded chunks of like length on ``device``."""
+
+    def put(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array.copy()).to(device)
+
     chunks = []
-    for rows in length_chunks([len(row) for row in ids], max_padding, token_budget):
-        arrays = (rows, *pad([ids[i] for i in rows]))
-        chunks.append(Chunk(*(torch.from_numpy(a.copy()).to(device) for a in arrays)))
+    for places in length_chunks([len(row) for row in ids], max_padding, token_budget):
+        rows = [ids[i] for i in places]
+        input_ids, mask = pad([row.ids if isinstance(row, Window) else row for row in rows])
+        windows = [row for row in rows if isinstance(row, Window)]
+        units = None
+        if windows:
+            arrays = pad_windows(windows)
+            parts = (arrays[name] for name in ("token_type_ids", "pooling", "features"))
+            units = Units(*map(put, (*parts, unit_counts(windows))))
+        chunks.append(Chunk(put(places), put(input_ids), put(mask), units))
     return chunks
 
 
@@ -32,16 +56,16 @@ class Batch:
     """The rows of one step.
 
     Attributes:
-        labeled: token ids of the labelled rows.
-        unlabeled: token ids of the unlabelled rows.
-        labels: class indexes of the labelled rows, (R,), on the device.
+        labeled: the labelled rows.
+        unlabeled: the unlabelled rows.
+        labels: class indexes of the labelled rows' units, (U,), on the device.
         max_padding: see `length_chunks`.
         device: where the chunks go.
-        soft_labels: propagated labels of the unlabelled rows, once there are some.
+        soft_labels: propagated labels of the unlabelled rows' units, once there are some.
     """
 
-    labeled: list[Ids]
-    unlabeled: list[Ids]
+    labeled: list[Row]
+    unlabeled: list[Row]
     labels: Tensor
     max_padding: float
     device: str
@@ -193,9 +217,10 @@ class PhaseStep:
             return values[:count] if front else values[count:]
 
         tokens, pairs = sum(lengths), sum(n * n for n in lengths)
+        units = int(unit_counts(self._batch.labeled).sum())
         return LearnerOutput(
-            part(output.logits, len(lengths)),
-            part(output.pooled, len(lengths)),
+            part(output.logits, units),
+            part(output.pooled, units),
             tuple(part(state, tokens) for state in output.hidden_states),
             {k: tuple(part(m, pairs) for m in maps) for k, maps in output.attention.items()},
         )

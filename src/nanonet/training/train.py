@@ -14,9 +14,9 @@ from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
+from nanonet.tasks.base import EncodedTable
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.metrics import accuracy
-from nanonet.tasks.tokenization import TextTokenizer, encoding_warnings
+from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -38,19 +38,12 @@ from nanonet.training.engine import (
     stop_on_interrupt,
 )
 from nanonet.training.evaluation import predict_logits
-from nanonet.training.inputs import (
-    EncodedTable,
-    TrainingTables,
-    data_warnings,
-    describe_inputs,
-    encode_table,
-    encode_tables,
-    label_set_of,
-)
+from nanonet.training.inputs import TrainingTables, describe_inputs
 from nanonet.training.plan import make_plan
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.run_folder import RunFolder, check_same, versions, weights_sha256
-from nanonet.training.selection import Selection, select_by_accuracy, select_by_agreement
+from nanonet.training.selection import Selection, select_by_agreement, select_by_score
+from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -97,6 +90,7 @@ def train(
     plan = make_plan(config, has_unlabeled=True)
     if init is not None and config.warmup.steps:
         raise ConfigError("--init starts from students that are ready: set warmup.steps=0")
+    task = make_task(config)
     hardware = _hardware(run, config, mode)
     attention = attention_of(hardware, plan.watches_attention)
     backbone = load_backbone(config.backbone.name, config.backbone.pooling, attention)
@@ -104,19 +98,22 @@ def train(
     check_cohort(backbone, config)
 
     tables = read_data()
-    labels = label_set_of(tables.labeled)
-    warnings = data_warnings(tables, labels)
+    labels = task.label_set(tables.labeled)
+    warnings = task.warnings(tables.by_name(), labels)
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
-    encoded = encode_tables(tables, labels, tokenizer)
+    encoded = {
+        name: task.encode(table, None if name == "unlabeled" else labels, tokenizer)
+        for name, table in tables.by_name().items()
+    }
     for table in encoded.values():
-        warnings += encoding_warnings(table.source, table.encoded, config.data.max_length)
-    watched = encode_table(monitor, labels, tokenizer) if monitor else None
+        warnings += task.encoding_warnings(table, config.data.max_length)
+    watched = task.encode(monitor, labels, tokenizer) if monitor else None
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     prepared = None
     if not (config.warmup.steps and "unlabeled" in encoded):
         own_weights = run.read_warmup() if resuming else None
-        prepared = prepare(config, backbone, hardware, encoded, labels, start, own_weights)
+        prepared = prepare(config, backbone, hardware, encoded, labels, task, start, own_weights)
 
     inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
     if start is not None:
@@ -135,7 +132,8 @@ def train(
             origin = f"{backbone.fingerprint} {inputs['unlabeled']['fingerprint']}"
             warmup = warm_up(config, run, hardware, unlabeled, origin, log)
             seconds = warmup.seconds
-            prepared = prepare(config, backbone, hardware, encoded, labels, None, warmup.tensors)
+            given = warmup.tensors
+            prepared = prepare(config, backbone, hardware, encoded, labels, task, None, given)
         position = _position(run, prepared) or Position(0, seconds, {}, {})
         for notice in (*prepared.engine.plan.notices, *warnings):
             log.warn(notice)
@@ -307,9 +305,9 @@ class _Recorder:
     def on_checkpoint(self, position: Position) -> None:
         """See `engine.Observer`."""
         if self._monitor is not None:
-            scores = _accuracies(self._prepared, self._monitor)
+            scores = _scores(self._prepared, self._monitor)
             row = {"kind": "evaluation", "step": position.step, "set": self._monitor.source}
-            self._run.append_metrics({**row, "accuracy": scores})
+            self._run.append_metrics({**row, self._prepared.task.metric: scores})
         save_checkpoint(
             self._run.checkpoints,
             position,
@@ -319,10 +317,9 @@ class _Recorder:
         )
 
 
-def _accuracies(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
+def _scores(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
     return {
-        name: accuracy(table.truth, _logits(prepared, name, table).argmax(-1))
-        for name in prepared.cohort
+        name: prepared.task.score(table, _logits(prepared, name, table)) for name in prepared.cohort
     }
 
 
@@ -338,7 +335,8 @@ def select(prepared: Prepared, seed: int) -> Selection:
     if "validation" in prepared.tables:
         table = prepared.tables["validation"]
         logits = {name: _logits(prepared, name, table) for name in names}
-        return select_by_accuracy(logits, table.truth)
+        scores = {n: prepared.task.score(table, logits[n]) for n in prepared.cohort.students}
+        return select_by_score(logits, scores, prepared.task.metric, table.examples)
     if len(prepared.cohort.students) == 1:
         return Selection(prepared.cohort.students[0], "the only student", 0, {})
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
@@ -377,7 +375,7 @@ def _finish(
         "weights_sha256": weights_sha256(tensors),
         "warmup": run.describe_warmup(),
         "classes": len(labels),
-        "rows": {name: len(table.encoded.ids) for name, table in prepared.tables.items()},
+        "rows": {name: table.examples for name, table in prepared.tables.items()},
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
         "truncated": prepared.truncated,
         "seed": config.seed,

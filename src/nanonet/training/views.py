@@ -52,14 +52,14 @@ def make_views(
         generator: the source of chance.
     """
     views = []
-    unlabeled = sum(int((chunk.rows >= first).sum()) for chunk in chunks)
+    unlabeled = sum(int((chunk.unit_rows >= first).sum()) for chunk in chunks)
     for chunk in chunks:
         changed = (chunk.rows >= first)[:, None]
         seen = _perturb(view, learner, chunk, changed, generator)
         if view.adversarial:
             steps = math.floor(view.adversarial * progress)
             rate = view.adversarial_rate
-            # The gradient of a mean over the unlabelled rows, however they are cut into chunks.
+            # The gradient of a mean over the unlabelled units, however they are cut into chunks.
             noise = adversarial_noise(
                 learner, chunk, seen, steps, rate / max(unlabeled, 1), generator
             )
@@ -104,21 +104,27 @@ def adversarial_noise(
 ) -> Tensor:
     """Return noise (b, T, H) that moves the learner's logits (PS-NET's virtual adversary).
 
-    The noise d starts at 1e-5 N(0, 1). Each inner step takes the gradient g of the sum over rows of
-    the MSE (a mean over classes) between the logits with noise and those without, and sets d to
+    The noise d starts at 1e-5 N(0, 1). Each inner step takes the gradient g of the sum over units
+    of the MSE (a mean over classes) between the logits with noise and those without, and sets d to
     (d + rate g) / (its norm per token + 1e-6). PS-NET's g is of the mean over the batch: give its
     rate divided by the rows of the batch.
     """
     with torch.no_grad():
         embedded = learner.embed(chunk, view)
-        clean = learner.classify(learner.run(embedded, view)[1])
+        clean = _logits(learner, embedded, chunk, view)
     noise = START_NOISE * torch.randn(embedded.shape, generator=generator)
     noise = noise.to(embedded.device)
     for _ in range(steps):
         noise.requires_grad_()
-        logits = learner.classify(learner.run(embedded + noise.to(embedded.dtype), view)[1])
+        logits = _logits(learner, embedded + noise.to(embedded.dtype), chunk, view)
         loss = F.mse_loss(logits, clean, reduction="none").mean(-1).sum()
         (gradient,) = torch.autograd.grad(loss, noise)
         moved = noise.detach() + rate * gradient
         noise = moved / (moved.norm(dim=-1, keepdim=True) + SMALL)
     return noise
+
+
+def _logits(learner: Learner, embedded: Tensor, chunk: Chunk, view: ChunkView) -> Tensor:
+    """Return the logits (U, C) of a chunk's units."""
+    pooled = learner.run(embedded, chunk, view)[1]
+    return learner.classify(pooled, None if chunk.units is None else chunk.units.packed_features)

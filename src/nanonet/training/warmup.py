@@ -7,9 +7,8 @@ runs (``NANONET_CACHE``, or ``nanonet`` in the user's cache folder).
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from torch import Tensor
 
 from nanonet.core.config import Config, PhaseConfig, PropagationConfig, ViewsConfig
 from nanonet.core.errors import InterruptedRunError
-from nanonet.core.files import write_bytes
+from nanonet.core.files import cache_folder, write_bytes
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import TEACHER, Cohort, Learner, build_cohort
-from nanonet.tasks.tokenization import Ids
+from nanonet.tasks.base import Row
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -76,7 +75,7 @@ def warm_up(
     config: Config,
     run: RunFolder,
     hardware: Hardware,
-    unlabeled: list[Ids],
+    unlabeled: Sequence[Row],
     fingerprint: str,
     display: Display,
 ) -> Warmup:
@@ -86,7 +85,7 @@ def warm_up(
         config: of the run.
         run: holds the progress, and the result in the end.
         hardware: see `choose_hardware`.
-        unlabeled: token ids.
+        unlabeled: rows.
         fingerprint: of backbone and texts.
         display: where messages and progress go.
 
@@ -117,7 +116,7 @@ def warm_up(
 
 
 def _train(
-    config: Config, run: RunFolder, hardware: Hardware, unlabeled: list[Ids], display: Display
+    config: Config, run: RunFolder, hardware: Hardware, unlabeled: Sequence[Row], display: Display
 ) -> Warmup:
     own = _own_config(config)
     plan = warmup_plan(config)
@@ -204,6 +203,7 @@ def _cache_file(config: Config, hardware: Hardware, fingerprint: str) -> Path:
         "cohort": asdict(own.cohort),
         "lora": asdict(own.lora),
         "max_length": config.data.max_length,
+        "task": [config.task, asdict(config.summarization)],  # how texts become rows
         "token_budget": config.training.token_budget,
         "max_padding": own.training.max_padding,
         "hardware": asdict(hardware),
@@ -211,14 +211,6 @@ def _cache_file(config: Config, hardware: Hardware, fingerprint: str) -> Path:
     text = json.dumps(depends, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_folder() / WARMUP / f"{name}.safetensors"
-
-
-def cache_folder() -> Path:
-    """Return the folder for what other runs may use again."""
-    if own := os.environ.get("NANONET_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "nanonet"
 
 
 class _Recorder:

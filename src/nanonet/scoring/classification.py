@@ -1,4 +1,4 @@
-"""Layer 6: scoring a run or a bundle on labelled texts. A bundle is scored without torch."""
+"""Scoring a classifier, in a run or in a bundle, on labelled texts."""
 
 import time
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
     seconds = time.perf_counter() - start
     encoded = predictor.encode(table.texts)
     warnings = encoding_warnings(table.source, encoded, predictor.manifest.max_length)
-    warnings += _leaks(table, {"labeled": predictor.seen})
+    warnings += leaks(table, {"labeled": predictor.seen})
     return _scores(truth, predicted, seconds, {}, warnings)
 
 
@@ -112,7 +112,7 @@ def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> S
     selected = str(summary["selected"])
     learners = {name: accuracy(truth, p) for name, p in predicted.items()}
     warnings = encoding_warnings(table.source, encoded, config.data.max_length)
-    warnings += _leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
+    warnings += leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
     scores = _scores(truth, predicted[selected], seconds[selected], learners, warnings)
     row = {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
     run.append_evaluation(row | scores.to_json())
@@ -142,7 +142,7 @@ def _scores(
     )
 
 
-def _leaks(table: TextTable, seen: dict[str, NDArray[np.uint64]]) -> list[str]:
+def leaks(table: TextTable, seen: dict[str, NDArray[np.uint64]]) -> list[str]:
     """Return a warning for each training file that holds texts of this table."""
     warnings = []
     hashes = text_hashes(table.texts)

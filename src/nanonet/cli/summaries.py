@@ -1,0 +1,159 @@
+"""What `nanonet evaluate` and `nanonet predict` do with a summarizer."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nanonet.cli.common import need
+from nanonet.core.bundle import MANIFEST, is_bundle
+from nanonet.core.config import DataConfig, build, parse_set
+from nanonet.core.errors import ConfigError
+
+TASK = "summarization"
+budget_option = click.option(
+    "--budget",
+    metavar="SIZE",
+    help="Length of summaries: sentences=3, words=100 or ratio=0.3 of the document's words."
+    "  [default: as trained]",
+)
+block_option = click.option(
+    "--block-trigrams/--allow-trigrams",
+    default=None,
+    help="No two sentences of a summary with three words in a row in common."
+    "  [default: as trained]",
+)
+
+
+def is_summarizer(path: Path) -> bool:
+    """Return whether a folder holds a summarizer's bundle or run; whole or not."""
+    try:
+        if is_bundle(path):
+            values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        else:
+            values = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # whoever loads it will say what is wrong
+    return bool(values.get("task") == TASK)
+
+
+def refuse_summary_options(budget: str | None, block_trigrams: bool | None) -> None:
+    """Refuse options that only a summarizer has.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    if budget is not None or block_trigrams is not None:
+        name = "--budget" if budget is not None else "--block-trigrams"
+        raise ConfigError(f"{name} is for summarizers, and this is a classifier: leave it out")
+
+
+def evaluate_summaries(
+    path: Path,
+    data: str,
+    settings: tuple[str, ...],
+    budget: str | None,
+    block_trigrams: bool | None,
+    as_json: bool,
+) -> None:
+    """Score a summarizer and print what was found."""
+    from nanonet.scoring import summarization as scoring
+
+    if is_bundle(path):
+        table = read_labeled(data, settings, _language(path))
+        scores = scoring.evaluate_bundle(path, table, budget, block_trigrams)
+    else:
+        need("nanonet.training.train", "scoring a run")
+        table = read_labeled(data, settings, _language(path))
+        scores = scoring.evaluate_run(path, table, budget, block_trigrams)
+    for warning in scores.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if as_json:
+        click.echo(json.dumps(scores.to_json()))
+        return
+    click.echo(f"{scores.examples} documents, budget {scores.budget}, {scores.seconds:.1f} s")
+    click.echo(f"{'':12s}{''.join(f'{name:>9s}' for name in scores.rouge)}")
+    rows = {"model": scores.rouge, **scores.baselines}
+    rows |= {f"  {name}": own for name, own in scores.learners.items()}
+    for name, own in rows.items():
+        click.echo(f"{name:12s}{''.join(f'{value:9.4f}' for value in own.values())}")
+    for metric, margin in scores.margins.items():
+        low, high = margin.interval
+        click.echo(
+            f"{metric}: {margin.difference:+.4f} against {margin.over} (95%: {low:+.4f} to"
+            f" {high:+.4f})"
+        )
+
+
+def read_labeled(data: str, settings: tuple[str, ...], language: str) -> Any:
+    """Read documents with labels or summaries."""
+    from nanonet.data.documents import read_documents
+
+    return read_documents(data, _columns(settings), language, labeled=True)
+
+
+def summarize(
+    bundle: Path,
+    documents: tuple[str, ...],
+    source: str | None,
+    output: str | None,
+    threads: int,
+    settings: tuple[str, ...],
+    budget: str | None,
+    block_trigrams: bool | None,
+) -> None:
+    """Summarize documents with a bundle and print or write the summaries."""
+    from nanonet.data.documents import read_documents
+    from nanonet.data.writers import write_table
+    from nanonet.runtime.summarizer import Summarizer, summarize_scored
+    from nanonet.tasks.budgets import Budget
+    from nanonet.tasks.documents import split_text
+
+    summarizer = Summarizer.load(bundle, threads=threads)
+    trained = summarizer.settings
+    wanted = Budget.parse(trained.budget if budget is None else budget)
+    block = trained.block_trigrams if block_trigrams is None else block_trigrams
+    if source is None:
+        made = [split_text(text, trained.language) for text in documents]
+    else:
+        columns = _columns(settings)
+        table = read_documents(source, columns, trained.language, labeled=False, keep_all=True)
+        made = table.documents
+    pairs = zip(made, summarizer.score(made), strict=True)
+    summaries = [summarize_scored(d, logits, wanted, block) for d, logits in pairs]
+    if source is None:
+        click.echo("\n\n".join(summary.text for summary in summaries))
+        return
+    rows = [{"text": d.text, **s.to_json()} for d, s in zip(made, summaries, strict=True)]
+    if output is None:
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        return
+    columns_out: dict[str, list[Any]] = {key: [row[key] for row in rows] for key in rows[0]}
+    if Path(output).suffix.lower() in (".csv", ".tsv"):  # a cell holds no list
+        columns_out["sentences"] = [
+            json.dumps(s, ensure_ascii=False) for s in columns_out["sentences"]
+        ]
+    write_table(output, columns_out)
+    click.echo(f"{output}: {len(rows)} documents", err=True)
+
+
+def _columns(settings: tuple[str, ...]) -> DataConfig:
+    over = parse_set(settings)
+    if set(over) - {"data"}:
+        raise ConfigError(f"--set {settings[0]}: only keys under data.* apply here")
+    return build(DataConfig, over.get("data", {}), "data")
+
+
+def _language(path: Path) -> str:
+    """Return the language that a bundle or run was trained for."""
+    from nanonet.core.bundle import read_manifest
+
+    if is_bundle(path):
+        return str(read_manifest(path).settings.get("language", "en"))
+    from nanonet.training.run_folder import RunFolder
+
+    config, _ = RunFolder(path).read_config()
+    return config.summarization.language

@@ -1,0 +1,225 @@
+"""`Summarizer`: runs the bundle of an extractive summarizer with onnxruntime and numpy."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
+from nanonet.core.config import SummarizationConfig, build
+from nanonet.core.errors import BundleError, DataError
+from nanonet.tasks.budgets import Budget, choose
+from nanonet.tasks.documents import Document, join_sentences, split_text
+from nanonet.tasks.tokenization import length_chunks, pad
+from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments, pad_windows
+
+TASK = "summarization"
+DOCUMENTS_AT_ONCE = 256  # tokenized together: bounds memory, and is enough to sort by length
+TOKENS_PER_CHUNK = 2048  # padded tokens of one run of the model
+MAX_PADDING = 0.1
+
+
+@dataclass(frozen=True)
+class ScoredSentence:
+    """A sentence of a document.
+
+    Attributes:
+        index: its number in the document, from 0.
+        start: where it begins in the document's text, in characters.
+        end: where it ends; ``text[start:end]`` is the sentence.
+        score: how much it belongs in the summary, 0 to 1.
+        text: of the sentence.
+    """
+
+    index: int
+    start: int
+    end: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A document's summary.
+
+    Attributes:
+        sentences: those chosen, in the document's order; none where the document has no words.
+        scores: of all sentences of the document, (n,).
+    """
+
+    sentences: list[ScoredSentence]
+    scores: NDArray[np.float64]
+
+    @property
+    def text(self) -> str:
+        """The sentences, a line each."""
+        return "\n".join(" ".join(sentence.text.split()) for sentence in self.sentences)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return summary and sentences as plain tables."""
+        rows = [asdict(s) | {"score": round(s.score, 6)} for s in self.sentences]
+        return {"summary": self.text, "sentences": rows}
+
+
+class Summarizer:
+    """A summarizer loaded from a bundle.
+
+    Attributes:
+        manifest: what the bundle says of itself.
+        settings: of the task, as trained.
+        seen: sorted hashes of the labelled training documents.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        settings: SummarizationConfig,
+        encoder: DocumentEncoder,
+        session: Any,
+        seen: NDArray[np.uint64],
+    ) -> None:
+        self.manifest = manifest
+        self.settings = settings
+        self.seen = seen
+        self._encoder = encoder
+        self._session = session
+        self._inputs = {given.name for given in session.get_inputs()}
+
+    @classmethod
+    def load(cls, bundle: str | Path, *, threads: int = 0) -> "Summarizer":
+        """Load a bundle.
+
+        Args:
+            bundle: its folder.
+            threads: CPU threads of one run of the model; 0: one per core.
+
+        Raises:
+            BundleError: missing, altered, damaged, of a newer format or of another task.
+        """
+        import onnxruntime
+
+        folder = Path(bundle)
+        manifest = read_manifest(folder)
+        if manifest.task != TASK:
+            raise BundleError(
+                f"bundle {folder} is for the task '{manifest.task}', not for {TASK}: load it with"
+                " Predictor"
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            settings = build(SummarizationConfig, manifest.settings, "settings")
+            json = (folder / TOKENIZER).read_text(encoding="utf-8")
+            encoder = DocumentEncoder(json, manifest.max_length, settings)
+            session = onnxruntime.InferenceSession(
+                str(folder / MODEL), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
+            reason = " ".join(str(error).split())
+            raise BundleError(f"bundle {folder} cannot be loaded: {reason}") from None
+        seen = np.fromfile(folder / SEEN, "<u8") if SEEN in manifest.files else np.empty(0, "<u8")
+        return cls(manifest, settings, encoder, session, seen)
+
+    def __call__(self, documents: Sequence[str | Sequence[str]]) -> list[str]:
+        """Return the summary of each document as text, a sentence a line, in order."""
+        return [summary.text for summary in self.summarize(documents)]
+
+    def summarize(
+        self,
+        documents: Sequence[str | Sequence[str]],
+        budget: str | None = None,
+        block_trigrams: bool | None = None,
+    ) -> list[Summary]:
+        """Return the summary of each document, in order.
+
+        Args:
+            documents: texts, or lists of sentences (offsets then are into the sentences joined by a
+                blank).
+            budget: ``sentences=3``, ``words=100`` or ``ratio=0.3``; None: as trained.
+            block_trigrams: no two sentences with three words in a row in common; None: as trained.
+
+        Raises:
+            ConfigError: an unknown budget.
+            DataError: not a list of texts or lists of texts.
+        """
+        wanted = Budget.parse(self.settings.budget if budget is None else budget)
+        block = self.settings.block_trigrams if block_trigrams is None else block_trigrams
+        made = make_documents(documents, self.settings.language)
+        return [
+            summarize_scored(document, logits, wanted, block)
+            for document, logits in zip(made, self.score(made), strict=True)
+        ]
+
+    def score(self, documents: Sequence[Document]) -> Iterator[NDArray[np.float64]]:
+        """Yield the logits (n,) of the n sentences of each document, in order.
+
+        Long documents are read in overlapping windows; windows are sorted by length within blocks
+        of documents, so that little is padded.
+        """
+        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+            encoded = self._encoder.encode(documents[start : start + DOCUMENTS_AT_ONCE])
+            yield from encoded.merge(self._unit_logits(encoded))
+
+    def _unit_logits(self, encoded: EncodedDocuments) -> NDArray[np.float32]:
+        windows = encoded.ids
+        logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
+        for rows in length_chunks([len(w) for w in windows], MAX_PADDING, TOKENS_PER_CHUNK):
+            chunk = [windows[i] for i in rows]
+            input_ids, mask = pad([window.ids for window in chunk])
+            feed = {"input_ids": input_ids, "attention_mask": mask, **pad_windows(chunk)}
+            feed = {name: array for name, array in feed.items() if name in self._inputs}
+            found = self._session.run(["logits"], feed)[0]  # (rows, sentences)
+            for place, i in enumerate(rows):
+                logits[i] = found[place, : len(windows[i].sizes)]
+        return np.concatenate(logits) if logits else np.empty(0, np.float32)
+
+
+def summarize_scored(
+    document: Document, logits: NDArray[np.float64], budget: Budget, block_trigrams: bool
+) -> Summary:
+    """Return the summary that the logits (n,) of a document's sentences make."""
+    sentences = document.sentences
+    scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
+    chosen = choose(logits, sentences, budget, block_trigrams)
+    return Summary(
+        [ScoredSentence(i, *document.spans[i], float(scores[i]), sentences[i]) for i in chosen],
+        scores,
+    )
+
+
+def make_documents(documents: Sequence[str | Sequence[str]], language: str) -> list[Document]:
+    """Return texts, or lists of sentences, as documents.
+
+    Raises:
+        DataError: something else.
+    """
+    if isinstance(documents, str) or not isinstance(documents, Iterable):
+        raise DataError("documents must be a list of texts or of lists of sentences: use a list")
+    made = []
+    for i, document in enumerate(documents):
+        parts = [document] if isinstance(document, str) else document
+        if not isinstance(parts, Iterable):
+            raise DataError(f"document {i} is no text but {type(document).__name__}")
+        checked = [_check(part, i) for part in parts]
+        if isinstance(document, str):
+            made.append(split_text(document, language))
+        else:
+            made.append(join_sentences(checked))
+    return made
+
+
+def _check(text: object, position: int) -> str:
+    """Refuse what the tokenizer cannot take."""
+    if not isinstance(text, str):
+        raise DataError(f"document {position} is no text but holds {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"document {position} holds half of a surrogate pair, which is no character: remove it"
+        ) from None
+    return text

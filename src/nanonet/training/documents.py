@@ -1,0 +1,110 @@
+"""The task of extractive summarization: documents, the labels of their sentences, ROUGE."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanonet.core.config import Config
+from nanonet.core.errors import DataError
+from nanonet.data.checks import duplicate_count
+from nanonet.data.documents import DocumentTable, read_documents
+from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
+from nanonet.tasks.budgets import Budget, choose
+from nanonet.tasks.documents import check_language
+from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.rouge import Rouge
+from nanonet.tasks.tokenization import UNKNOWN_SHARE_LIMIT, TextTokenizer, unknown_warning
+from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments
+from nanonet.training.inputs import leak_warnings
+
+LABELS = LabelSet((0, 1), ("other", "summary"))  # of a sentence
+
+
+@dataclass(frozen=True)
+class EncodedDocumentTable(EncodedTable):
+    """Windows of documents, with the table that they were made of."""
+
+    encoded: EncodedDocuments
+    table: DocumentTable
+
+    @property
+    def examples(self) -> int:
+        """See `EncodedTable.examples`."""
+        return len(self.table.documents)
+
+
+class Summarization(Task[DocumentTable]):
+    """Extractive summarization: a unit is a sentence, which is in the summary or not."""
+
+    outputs = OUTPUTS["summarization"]
+
+    def __init__(self, config: Config) -> None:
+        self._settings = config.summarization
+        self._columns = config.data
+        check_language(self._settings.language)
+        self._budget = Budget.parse(self._settings.budget)
+        self.metric = f"ROUGE-2 F1 at {self._budget}"
+
+    def read(self, source: str, labeled: bool) -> DocumentTable:
+        """See `Task.read`."""
+        return read_documents(source, self._columns, self._settings.language, labeled=labeled)
+
+    def label_set(self, labeled: DocumentTable) -> LabelSet:
+        """Return `LABELS`, whatever the table."""
+        return LABELS
+
+    def warnings(self, tables: Mapping[str, DocumentTable], labels: LabelSet) -> list[str]:
+        """See `Task.warnings`: no unlabelled sentence to choose against is an error."""
+        labeled = tables["labeled"]
+        if 0 not in labeled.truth():
+            raise DataError(
+                f"{labeled.source}: every sentence is in its summary; give documents that are"
+                " longer than their summaries"
+            )
+        warnings = [line for table in tables.values() for line in table.warnings()]
+        if copies := duplicate_count(labeled.texts):
+            warnings.append(f"{labeled.source}: {copies} documents are copies of an earlier one")
+        return warnings + leak_warnings(tables)
+
+    def encode(
+        self, table: DocumentTable, labels: LabelSet | None, tokenizer: TextTokenizer
+    ) -> EncodedTable:
+        """See `Task.encode`."""
+        encoder = DocumentEncoder(tokenizer.to_json(), tokenizer.max_length, self._settings)
+        encoded = encoder.encode(table.documents)
+        known = table.truth() if labels is not None else None
+        return EncodedDocumentTable(table.source, encoded, _unit_truth(encoded, known), table)
+
+    def encoding_warnings(self, encoded: EncodedTable, max_length: int) -> list[str]:
+        """See `Task.encoding_warnings`: no document is cut, but a script can be unknown."""
+        assert isinstance(encoded, EncodedDocumentTable)
+        share = encoded.encoded.unknown_share
+        return [unknown_warning(encoded.source, share)] if share > UNKNOWN_SHARE_LIMIT else []
+
+    def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
+        """Return the mean ROUGE-2 F1 of the summaries at the settings' budget."""
+        assert isinstance(encoded, EncodedDocumentTable)
+        rouge, table = Rouge(), encoded.table
+        scores = []
+        merged = encoded.encoded.merge(logits[:, 1] - logits[:, 0])
+        for own, document, reference in zip(
+            merged, table.documents, table.summaries or [], strict=True
+        ):
+            sentences = document.sentences
+            chosen = choose(own, sentences, self._budget, self._settings.block_trigrams)
+            scores.append(rouge.score(reference, [sentences[i] for i in chosen])[1])
+        return float(np.mean(scores))
+
+
+def _unit_truth(
+    encoded: EncodedDocuments, sentences: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """Return the label of each unit, from those of all sentences; -1 where there are none."""
+    starts = np.cumsum(encoded.sentences_of) - encoded.sentences_of
+    owners = np.repeat(starts, encoded.windows_of)
+    places = [start + w.sentences for start, w in zip(owners, encoded.ids, strict=True)]
+    units = np.concatenate(places) if places else np.empty(0, dtype=np.int64)
+    return np.full(len(units), -1) if sentences is None else sentences[units]
