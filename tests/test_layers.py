@@ -117,7 +117,8 @@ def test_data_needs_no_torch_but_for_augmentation():
 
 
 def test_public_names():
-    expected = {"NanoNetClassifier", "NanoNetError", "Predictor", "__version__"}
+    expected = {"NanoNetClassifier", "NanoNetError", "NanoNetSummarizer", "Predictor", "Summarizer"}
+    expected |= {"__version__"}
     assert set(nanonet.__all__) == expected
     assert set(dir(nanonet)) == expected
     for name in expected:

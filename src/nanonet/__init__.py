@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanonet.core.errors import NanoNetError
-    from nanonet.estimators import NanoNetClassifier
+    from nanonet.estimators import NanoNetClassifier, NanoNetSummarizer
     from nanonet.runtime.predictor import Predictor
+    from nanonet.runtime.summarizer import Summarizer
 
 __version__ = metadata.version("nanonet")
-__all__ = ["NanoNetClassifier", "NanoNetError", "Predictor", "__version__"]
+__all__ = [
+    "NanoNetClassifier",
+    "NanoNetError",
+    "NanoNetSummarizer",
+    "Predictor",
+    "Summarizer",
+    "__version__",
+]
 
 _HOMES = {
     "NanoNetClassifier": "nanonet.estimators",
     "NanoNetError": "nanonet.core.errors",
+    "NanoNetSummarizer": "nanonet.estimators",
     "Predictor": "nanonet.runtime.predictor",
+    "Summarizer": "nanonet.runtime.summarizer",
 }
 
 
@@ -28,7 +38,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        if name == "NanoNetClassifier" and not (error.name or "").startswith("nanonet"):
+        if _HOMES[name] == "nanonet.estimators" and not (error.name or "").startswith("nanonet"):
             from nanonet.core.errors import MissingExtraError
 
             raise MissingExtraError(f"nanonet.{name}", "train") from error

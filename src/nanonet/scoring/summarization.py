@@ -14,8 +14,8 @@ from nanonet.data.checks import fingerprint
 from nanonet.data.documents import DocumentTable
 from nanonet.scoring.classification import leaks
 from nanonet.tasks import baselines
-from nanonet.tasks.budgets import Budget, choose
-from nanonet.tasks.rouge import METRICS, Rouge
+from nanonet.tasks.budgets import Budget
+from nanonet.tasks.rouge import METRICS, Rouge, rouge_of
 
 RESAMPLES = 1000  # of the bootstrap
 LEVEL = 0.95  # of its intervals
@@ -167,12 +167,7 @@ class _Measure:
     def rouge_of(self, scores: Iterable[Floats], block_trigrams: bool | None = None) -> Floats:
         """Return the ROUGE (documents, metrics) of the summaries that sentence scores make."""
         block = self._block if block_trigrams is None else block_trigrams
-        pairs = zip(scores, self._documents, strict=True)
-        return self._compare(choose(own, text, self._budget, block) for own, text in pairs)
-
-    def _compare(self, choices: Iterable[list[int]]) -> Floats:
-        rows = zip(choices, self._documents, self._references, strict=True)
-        return np.stack([self._rouge.score(ref, [text[i] for i in c]) for c, text, ref in rows])
+        return rouge_of(scores, self._documents, self._references, self._budget, block)
 
     def _baselines(self) -> dict[str, Floats]:
         texts = self._documents
@@ -183,11 +178,13 @@ class _Measure:
             "centroid": map(baselines.centroid, texts),
         }
         found = {name: self.rouge_of(own, block_trigrams=False) for name, own in scores.items()}
-        return found | {"oracle": self._compare(map(self._oracle, texts, self._references))}
+        pairs = zip(texts, self._references, strict=True)
+        return found | {"oracle": np.stack([self._oracle(*pair) for pair in pairs])}
 
-    def _oracle(self, text: list[str], reference: list[str]) -> list[int]:
+    def _oracle(self, text: list[str], reference: list[str]) -> Floats:
         words = sum(len(sentence.split()) for sentence in text)
-        return self._rouge.oracle(reference, text, self._budget.limits(words))
+        chosen = self._rouge.oracle(reference, text, self._budget.limits(words))
+        return self._rouge.score(reference, [text[i] for i in chosen])
 
     def scores(
         self,

@@ -4,13 +4,14 @@ F1 with stemming; ROUGE-L is the summary-level one, over sentences ("rougeLsum")
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.errors import MissingExtraError
+from nanonet.tasks.budgets import Budget, choose
 from nanonet.tasks.documents import EXTRA
 
 METRICS = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougeLsum"}  # ours: rouge-score's
@@ -82,6 +83,32 @@ class Rouge:
             for side in sides:
                 side.add(pick)
         return sorted(chosen)
+
+
+def rouge_of(
+    scores: Iterable[NDArray[np.floating[Any]]],
+    documents: Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+    budget: Budget,
+    block_trigrams: bool,
+) -> Floats:
+    """Return the ROUGE (n, 3) of the summaries of n documents that sentence scores make.
+
+    Args:
+        scores: of the sentences of each document; see `choose`.
+        documents: their sentences.
+        references: the sentences of each reference.
+        budget: of each summary.
+        block_trigrams: see `choose`.
+
+    Raises:
+        MissingExtraError: rouge-score is not installed.
+    """
+    rouge, found = Rouge(), []
+    for own, sentences, reference in zip(scores, documents, references, strict=True):
+        chosen = choose(own, sentences, budget, block_trigrams)
+        found.append(rouge.score(reference, [sentences[i] for i in chosen]))
+    return np.stack(found)
 
 
 class _Overlap:

@@ -178,11 +178,12 @@ def window_ranges(costs: Sequence[int], room: int, overlap: float) -> list[tuple
         ranges.append((first, last))
         if last == len(costs):
             break
-        again, start = costs[last - 1], last
-        while start - 1 > first and again <= overlap * room:
-            start -= 1
-            again += costs[start - 1]
-        first = start
+        # What is read again must leave room for the next piece, or the window would bring nothing.
+        spare = min(overlap * room, room - costs[last])
+        first, again = last, costs[last - 1]
+        while first - 1 > ranges[-1][0] and again <= spare:
+            first -= 1
+            again += costs[first - 1]
     return ranges
 
 

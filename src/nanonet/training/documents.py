@@ -12,10 +12,10 @@ from nanonet.core.errors import DataError
 from nanonet.data.checks import duplicate_count
 from nanonet.data.documents import DocumentTable, read_documents
 from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
-from nanonet.tasks.budgets import Budget, choose
+from nanonet.tasks.budgets import Budget
 from nanonet.tasks.documents import check_language
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.rouge import Rouge
+from nanonet.tasks.rouge import rouge_of
 from nanonet.tasks.tokenization import UNKNOWN_SHARE_LIMIT, TextTokenizer, unknown_warning
 from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments
 from nanonet.training.inputs import leak_warnings
@@ -87,16 +87,11 @@ class Summarization(Task[DocumentTable]):
     def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
         """Return the mean ROUGE-2 F1 of the summaries at the settings' budget."""
         assert isinstance(encoded, EncodedDocumentTable)
-        rouge, table = Rouge(), encoded.table
-        scores = []
         merged = encoded.encoded.merge(logits[:, 1] - logits[:, 0])
-        for own, document, reference in zip(
-            merged, table.documents, table.summaries or [], strict=True
-        ):
-            sentences = document.sentences
-            chosen = choose(own, sentences, self._budget, self._settings.block_trigrams)
-            scores.append(rouge.score(reference, [sentences[i] for i in chosen])[1])
-        return float(np.mean(scores))
+        texts = [document.sentences for document in encoded.table.documents]
+        references = encoded.table.summaries or []
+        block = self._settings.block_trigrams
+        return float(rouge_of(merged, texts, references, self._budget, block)[:, 1].mean())
 
 
 def _unit_truth(

@@ -5,26 +5,26 @@
 >>> model.fit(texts, labels, unlabeled=more_texts).predict(new_texts)  # doctest: +SKIP
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from nanonet.core.config import make_config, merge
-from nanonet.core.errors import BundleError, DataError, MissingExtraError
+from nanonet.core.config import make_config
+from nanonet.core.errors import DataError
 from nanonet.data.readers import TextTable, table_from_lists
+from nanonet.estimators.base import BundleEstimator
 from nanonet.runtime.predictor import Predictor
+from nanonet.training.inputs import TrainingTables
 
 UNLABELED = -1  # scikit-learn's mark of an unlabelled row
 
 
-class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
     """A small text classifier from few labelled and many unlabelled texts.
 
     ``fit`` trains a teacher and students together and keeps the chosen student as a bundle;
@@ -45,6 +45,8 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         summary_: the run's summary.
         predictor_: the bundle at work.
     """
+
+    _loaded = "predictor_"
 
     def __init__(
         self,
@@ -84,76 +86,22 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             NanoNetError: settings, texts or labels that cannot be used.
         """
-        try:
-            from nanonet.export import export
-            from nanonet.training.display import ConsoleDisplay
-            from nanonet.training.inputs import TrainingTables
-            from nanonet.training.train import train
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("NanoNetClassifier.fit", "train") from error
-
         labeled, free = _tables(X, y, unlabeled)
         held_out = table_from_lists(*validation, "validation") if validation else None
         config = make_config(self.recipe, self._overrides())
-        with tempfile.TemporaryDirectory(prefix="nanonet-") as folder:
-            run = Path(self.run_dir) if self.run_dir is not None else Path(folder) / "run"
-            bundle = Path(folder) / "bundle"
-            self.summary_ = train(
-                config,
-                lambda: TrainingTables(labeled, free, held_out),
-                run,
-                display=ConsoleDisplay() if self.verbose else None,
-            )
-            export(run, bundle, quantize=self.quantize)
-            self._use(bundle)
+        self._train(config, lambda: TrainingTables(labeled, free, held_out))
+        self._set_classes(self.predictor_.labels.values)
         if any(isinstance(label, str) for label in y):
             self._set_classes([str(value) for value in self.predictor_.labels.values])
         return self
 
-    def _overrides(self) -> dict[str, Any]:
-        over: dict[str, Any] = {
-            "seed": self._seed(),
-            "backbone": {"name": self.backbone},
-        }
-        if self.steps is not None:
-            over["training"] = {"steps": self.steps}
-        for key, value in (self.settings or {}).items():
-            table: Any = value
-            for part in reversed(key.split(".")):
-                table = {part: table}
-            over = merge(over, table)
-        return over
-
-    def _seed(self) -> int:
-        if isinstance(self.random_state, int | np.integer):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
-
-    def _use(self, bundle: Path) -> None:
-        """Take a bundle into memory."""
+    def _load(self, bundle: Path) -> None:
         self.predictor_ = Predictor.load(bundle)
-        self._files = {f.name: f.read_bytes() for f in bundle.iterdir() if f.is_file()}
-        self._set_classes(self.predictor_.labels.values)
 
     def _set_classes(self, values: Sequence[Any]) -> None:
         """Sort the classes: as text, "10" comes before "9"."""
         self._order = np.argsort(values)
         self.classes_ = np.asarray(values)[self._order]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return everything but the session, which cannot be pickled."""
-        return {k: v for k, v in super().__getstate__().items() if k != "predictor_"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_files" in state:
-            with tempfile.TemporaryDirectory(prefix="nanonet-") as folder:
-                self._write(Path(folder))
-                self.predictor_ = Predictor.load(folder)
-
-    def _write(self, folder: Path) -> None:
-        for name, content in self._files.items():
-            (folder / name).write_bytes(content)
 
     def predict(self, X: Sequence[str]) -> NDArray[Any]:  # noqa: N803
         """Return the label of each text, (n,)."""
@@ -169,23 +117,6 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "predictor_")
         return self.predictor_.predict_proba(texts)[:, self._order]
 
-    def save(self, path: str | Path) -> None:
-        """Write the bundle: a folder for `load`, for `Predictor` and for the command line.
-
-        Raises:
-            BundleError: ``path`` exists or cannot be written.
-        """
-        from nanonet.core.files import new_folder
-
-        check_is_fitted(self, "predictor_")
-        if Path(path).exists():
-            raise BundleError(f"{path} exists: choose another folder")
-        try:
-            with new_folder(Path(path)) as folder:
-                self._write(folder)
-        except OSError as error:
-            raise BundleError(f"{path} cannot be written: {error.strerror or error}") from None
-
     @classmethod
     def load(cls, path: str | Path) -> "NanoNetClassifier":
         """Return a fitted classifier from a bundle.
@@ -196,15 +127,9 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             BundleError: see `Predictor.load`.
         """
         model = cls()
-        model._use(Path(path))
+        model._keep(Path(path))
+        model._set_classes(model.predictor_.labels.values)
         return model
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.non_deterministic = False
-        return tags
 
 
 def _tables(
