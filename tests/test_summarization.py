@@ -1,5 +1,7 @@
 """Documents, windows, budgets, ROUGE and the oracle: what needs no training."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -72,7 +74,7 @@ def test_windows_cover_every_piece_and_fit(overlap):
         ranges = window_ranges(costs, room, overlap)
         assert sorted({i for a, b in ranges for i in range(a, b)}) == list(range(len(costs)))
         assert all(a < b and sum(costs[a:b]) <= room for a, b in ranges)
-        for (a, b), (c, d) in zip(ranges, ranges[1:], strict=False):
+        for (a, b), (c, d) in pairwise(ranges):
             assert a < c <= b < d
             assert sum(costs[c:b]) <= overlap * room
 
@@ -186,15 +188,37 @@ def test_units_of_rows():
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5000])
-def test_features_are_finite_and_between_0_and_1(n):
+def test_features_are_finite_and_centred(n):
     document = join_sentences([f"word {i}" for i in range(n)])
-    features = sentence_features(document)
+    ids = np.stack([np.ones(n), np.arange(n)]).astype(np.int64).T.reshape(-1)
+    owner = np.repeat(np.arange(n), 2)
+    features = sentence_features(document, ids, owner)
     assert features.shape == (n, FEATURES)
-    assert ((features >= 0) & (features <= 1)).all()
+    assert (abs(features) <= 1).all()
+    if n:
+        np.testing.assert_allclose(features.mean(0), 0, atol=1e-5)
     if n > 1:
-        assert features[0, 0] == 1
-        assert features[1:, 0].max() == 0
+        assert features[0, 0] == pytest.approx(1 - 1 / n)
         assert (np.diff(features[:, 3]) > 0).all()
+
+
+def test_centrality_is_the_cosine_with_the_mean_tf_idf_vector():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = ["old iron iron", "the apple is old", "tin", "the old apple and the iron", "a b c"]
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+")
+    vectors = vectorizer.fit_transform(texts).toarray()
+    mean = vectors.mean(0)
+    expected = vectors @ mean / np.linalg.norm(mean)
+    words = [(vectorizer.vocabulary_[w], i) for i, t in enumerate(texts) for w in t.split()]
+    ids, owner = (np.array(column) for column in zip(*words, strict=True))
+    features = sentence_features(join_sentences(texts), ids, owner)
+    for column, values in (
+        (7, expected),
+        (8, expected / expected.max()),
+        (9, np.array([1, 3 / 4, 0, 5 / 6, 0])),
+    ):
+        np.testing.assert_allclose(features[:, column], values - values.mean(), atol=1e-6)
 
 
 # one logit as a choice of two

@@ -5,7 +5,7 @@
     manifest.json    what it is, what it was made from, checksums
     model.onnx       input_ids, attention_mask (rows, tokens) int64 -> logits (rows, classes);
                      for summarization also token_type_ids (rows, tokens) int64, pooling (rows,
-                     sentences, tokens) and features (rows, sentences, 7) float -> logits (rows,
+                     sentences, tokens) and features (rows, sentences, 10) float -> logits (rows,
                      sentences)
     seen.bin         hashes of the labelled training texts, to find them among test texts
     tokenizer.json   for the ``tokenizers`` library, truncation included

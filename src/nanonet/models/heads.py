@@ -33,20 +33,22 @@ def pool_units(hidden: Tensor, attention_mask: Tensor, shares: Tensor) -> Tensor
 
 
 class LinearHead(nn.Module):
-    """Logits = scale * (W x + b), x optionally L2-normalised; W and b start at zero.
+    """Logits = scale * (W x + V f + b), x optionally L2-normalised; W, V and b start at zero.
 
     At the start every class is equally likely, and with normalisation the scale bounds the
-    logits, so that few labels cannot drive them to extremes. F features may stand beside x; they
-    are taken as they are.
+    logits, so that few labels cannot drive them to extremes. f holds features that stand beside
+    x, where there are any.
     """
 
     def __init__(
         self, hidden_size: int, classes: int, normalize: bool, scale: float, features: int = 0
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size + features, classes)
+        self.linear = nn.Linear(hidden_size, classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        if features:
+            self.feature_weights = nn.Parameter(torch.zeros(classes, features))  # V
         self.normalize = normalize
         self.scale = scale
 
@@ -54,6 +56,8 @@ class LinearHead(nn.Module):
         """Return logits (.., C) of pooled vectors (.., H) and features (.., F)."""
         if self.normalize:
             pooled = F.normalize(pooled, dim=-1)
+        logits = F.linear(pooled, self.linear.weight, self.linear.bias)
         if features is not None:
-            pooled = torch.cat([pooled, features], dim=-1)
-        return self.scale * F.linear(pooled, self.linear.weight, self.linear.bias)
+            # No matrix product: in 8 bits a few large weights would lose too much.
+            logits = logits + (features.unsqueeze(-2) * self.feature_weights).sum(-1)
+        return self.scale * logits

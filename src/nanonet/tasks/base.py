@@ -19,7 +19,7 @@ Level = Literal["document", "sentence"]
 Link = Literal["softmax", "sigmoid"]
 Floats = NDArray[np.float32]
 T = TypeVar("T")
-FEATURES = 7  # of a sentence, see `nanonet.tasks.windows.sentence_features`
+FEATURES = 10  # of a sentence, see `nanonet.tasks.windows.sentence_features`
 
 
 @dataclass(frozen=True)

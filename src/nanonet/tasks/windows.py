@@ -100,30 +100,36 @@ class DocumentEncoder:
         )
 
     def _windows(self, document: Document, ids: Ids, offsets: Ids) -> list[Window]:
-        pieces = self._pieces(document, offsets)
-        features = sentence_features(document)
-        if not self._features:
-            features = np.zeros_like(features)
+        owner = self._owners(document, offsets)
+        pieces = self._pieces(owner)
+        features = np.zeros((len(document.spans), FEATURES), dtype=np.float32)
+        if self._features:
+            features = sentence_features(document, ids, owner)
         costs = [end - start + (self._wrap if self._each else 0) for _, start, end in pieces]
         return [
             self._window([(s, ids[a:b]) for s, a, b in pieces[first:last]], features)
             for first, last in window_ranges(costs, self._room, self._overlap)
         ]
 
-    def _pieces(self, document: Document, offsets: Ids) -> list[tuple[int, int, int]]:
-        """Return (sentence, first token, end) of every piece, in order."""
-        if len(offsets) == 0:
-            return []
+    def _owners(self, document: Document, offsets: Ids) -> Ids:
+        """Return the sentence of each token, (T,), which grows."""
         numbers = [i for i, (start, end) in enumerate(document.spans) if end > start]
+        if not numbers or not len(offsets):
+            return np.empty(0, dtype=np.int64)
         starts = np.array([document.spans[i][0] for i in numbers], dtype=np.int64)
         # By the last character: byte-level tokens can begin with the blank before the sentence.
         last = np.maximum(offsets[:, 0], offsets[:, 1] - 1)
-        owner = np.maximum(np.searchsorted(starts, last, side="right") - 1, 0)
-        bounds = np.searchsorted(owner, np.arange(len(numbers) + 1))
+        places = np.maximum(np.searchsorted(starts, last, side="right") - 1, 0)
+        return np.array(numbers, dtype=np.int64)[places]
+
+    def _pieces(self, owner: Ids) -> list[tuple[int, int, int]]:
+        """Return (sentence, first token, end) of every piece, in order."""
         pieces = []
-        for k, number in enumerate(numbers):
-            for start in range(bounds[k], bounds[k + 1], self._longest):
-                pieces.append((number, start, min(start + self._longest, int(bounds[k + 1]))))
+        starts = np.flatnonzero(np.diff(owner, prepend=-1))
+        ends = [*starts[1:], len(owner)] if len(starts) else []
+        for first, end in zip(starts, ends, strict=True):
+            for start in range(first, end, self._longest):
+                pieces.append((int(owner[first]), start, min(start + self._longest, int(end))))
         return pieces
 
     def _window(self, pieces: list[tuple[int, Ids]], features: Floats) -> Window:
@@ -187,8 +193,16 @@ def window_ranges(costs: Sequence[int], room: int, overlap: float) -> list[tuple
     return ranges
 
 
-def sentence_features(document: Document) -> Floats:
-    """Return where each sentence stands and how long it is, (n, FEATURES), from 0 to 1."""
+def sentence_features(document: Document, ids: Ids, owner: Ids) -> Floats:
+    """Return where sentences stand, how long and how central they are, (n, FEATURES).
+
+    Each column is from 0 to 1, less its mean over the document: sentences compete within one.
+
+    Args:
+        document: of n sentences.
+        ids: its tokens, (T,).
+        owner: the sentence of each token, (T,).
+    """
     words = np.array(document.word_counts(), dtype=np.float64)
     n = len(words)
     rank = np.arange(n, dtype=np.float64)
@@ -200,8 +214,31 @@ def sentence_features(document: Document) -> Floats:
         np.exp(-(n - 1 - rank) / 2),
         words / (words + 20),
         words / max(words.max(initial=0), 1),
+        *_centrality(ids, owner, n),
     ]
-    return np.stack(columns, axis=1).astype(np.float32).reshape(n, FEATURES)
+    table = np.stack(columns, axis=1).reshape(n, FEATURES)
+    return (table - table.mean(0) if n else table).astype(np.float32)
+
+
+def _centrality(ids: Ids, owner: Ids, n: int) -> list[NDArray[np.float64]]:
+    """Return how much each of n sentences shares with the whole document, (n,) each.
+
+    The cosine of its TF-IDF vector over tokens with the mean one (Radev et al. 2004), the same over
+    the document's largest, and the share of its tokens that other sentences hold too.
+    """
+    # Sparse: one entry per token that a sentence holds, so that 5,000 sentences fit.
+    pairs, counts = np.unique(np.stack([owner, ids]), axis=1, return_counts=True)
+    rows, tokens = pairs[0], np.unique(pairs[1], return_inverse=True)[1].reshape(-1)
+    spread = np.bincount(tokens)[tokens]  # sentences that hold the token
+    values = (1 + np.log(counts)) * (1 + np.log((1 + n) / (1 + spread)))
+    norms = np.sqrt(np.bincount(rows, values**2, minlength=n))
+    values = values / norms[rows]
+    mean = np.bincount(tokens, values) / n
+    length = max(float(np.linalg.norm(mean)), 1e-9)
+    cosine = np.bincount(rows, values * mean[tokens], minlength=n) / length
+    lengths = np.bincount(rows, counts, minlength=n)
+    shared = np.bincount(rows, counts * (spread > 1), minlength=n) / np.maximum(lengths, 1)
+    return [cosine, cosine / max(cosine.max(initial=0), 1e-9), shared]
 
 
 def pad_windows(windows: Sequence[Window]) -> dict[str, NDArray[np.float32] | Ids]:
