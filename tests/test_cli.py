@@ -319,7 +319,7 @@ def test_set_reaches_every_level(monkeypatch, tmp_path):
         ("cohort.teacher_peft=bitfits", ["bitfits", "did you mean 'bitfit'"]),
         ("phases.students.objectives.mutal.weight=1", ["mutal", "did you mean 'mutual'"]),
         ("phases.students.objectives.mutual.wight=1", ["wight", "did you mean 'weight'"]),
-        ("task=summarization", ["task", "summarization", "classification"]),
+        ("task=translation", ["task", "translation", "classification"]),
     ],
 )
 def test_unknown_settings_are_refused(train_arguments, tmp_path, setting, parts):

@@ -239,7 +239,9 @@ def test_every_loss_of_every_step_and_what_is_trained(name, request):
 
 
 def test_every_recipe_is_pinned():
-    assert {pin.recipe for pin in PINS.values()} == set(METHODS) == set(recipe_names())
+    # The reference classifies; sentences have tests of their own (test_summarization_runs.py).
+    names = set(recipe_names()) - {"summarization"}
+    assert {pin.recipe for pin in PINS.values()} == set(METHODS) == names
 
 
 def test_the_offline_teacher_rests_while_it_is_imitated():

@@ -72,8 +72,8 @@ class BundleEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _keep(self, bundle: Path) -> None:
         """Take a bundle into memory."""
-        self._files = {f.name: f.read_bytes() for f in bundle.iterdir() if f.is_file()}
         self._load(bundle)
+        self._files = {f.name: f.read_bytes() for f in bundle.iterdir() if f.is_file()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the session, which cannot be pickled."""

@@ -22,7 +22,7 @@ Stream = Literal["labeled", "unlabeled"]
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Class probabilities (R, C) of rows and how far to trust each, (R,), from 0 to 1."""
+    """Class probabilities (U, C) of units and how far to trust each, (U,), from 0 to 1."""
 
     probabilities: Tensor
     confidence: Tensor
@@ -33,11 +33,11 @@ class StepView(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """Class indexes of the labelled rows, (R,)."""
+        """Class indexes of the labelled rows' units (see `LearnerOutput`), (U,)."""
 
     @property
     def soft_labels(self) -> SoftTargets:
-        """Propagated labels of the unlabelled rows."""
+        """Propagated labels of the unlabelled rows' units."""
 
     @property
     def students(self) -> list[str]:

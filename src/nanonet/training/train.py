@@ -277,7 +277,7 @@ def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> st
     )
     used = len(prepared.engine.rows.unlabeled)
     if "unlabeled" in prepared.tables and used < len(prepared.tables["unlabeled"].encoded.ids):
-        counts += f", {used} unlabelled ones within reach of the steps"
+        counts += f", {used} unlabelled rows within reach of the steps"
     cut = sum(prepared.truncated.values())
     return (
         f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(labels)} classes;"
