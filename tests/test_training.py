@@ -270,10 +270,9 @@ def test_smaller_cohorts(tmp_path, bert, settings, learners, criterion):
             "warmup.steps is set, but there are no students: set warmup.steps=0",
         ),
         (["warmup.peft=ful"], "did you mean 'full'"),
-        pytest.param(
+        (
             ["warmup.steps=5", "warmup.peft=lora", "lora.targets=['quary']"],
             r"lora.targets \['quary'\] match no linear map",
-            marks=pytest.mark.xfail(strict=True, reason="the warm-up's method is not tried"),
         ),
     ],
 )

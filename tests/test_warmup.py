@@ -29,12 +29,6 @@ from test_engine import FP32
 from test_training import Notes, contents, losses, unread
 from tiny import bert_config, make_model, make_settings, make_tables, make_texts, save_folder
 
-
-def known_bug(reason: str):
-    """To be removed with the bug: such a test fails once it passes."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 STEPS = 4
 SHORT = [f"warmup.steps={STEPS}", "training.steps=2"]
 UNCACHED = "warmup.cache=false"
@@ -406,9 +400,7 @@ def test_a_run_without_a_teacher_reuses_it(tmp_path, bert, entry):
         "cohort.students=1",
         "data.max_length=12",
         "training.token_budget=64",
-        pytest.param(
-            "backbone.pooling=cls", marks=known_bug("the cache's key does not know of pooling")
-        ),
+        "backbone.pooling=cls",
     ],
 )
 def test_another_warm_up_does_not_reuse_it(tmp_path, bert, entry, setting):
@@ -672,7 +664,6 @@ def test_a_run_from_a_warmed_up_one_continues(tmp_path, bert, earlier):
     assert clockless(RunFolder(out).read_summary()) == clockless(expected)
 
 
-@known_bug("RunFolder.started takes the copied warm-up for a sign of progress")
 def test_a_run_from_a_warmed_up_one_that_was_killed_at_once_starts_there_again(
     tmp_path, bert, earlier
 ):
@@ -688,18 +679,10 @@ def test_a_run_from_a_warmed_up_one_that_was_killed_at_once_starts_there_again(
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        pytest.param(
-            ["cohort.layer_map=[[1], [2]]"],
-            "other layer maps",
-            marks=known_bug("AttributeError: weights are put in place before the run is checked"),
-        ),
+        (["cohort.layer_map=[[1], [2]]"], "other layer maps"),
         (["cohort.layer_map=stride"], "other layer maps"),
         (["cohort.students=0"], "other layer maps"),
-        pytest.param(
-            [],
-            "other backbone",
-            marks=known_bug("AttributeError: weights are put in place before the run is checked"),
-        ),
+        ([], "other backbone"),
     ],
 )
 def test_a_warmed_up_run_that_does_not_fit(tmp_path, request, bert, earlier, settings, expected):
@@ -753,7 +736,6 @@ def test_narrow_students_that_were_warmed_up_train_biases_only(tmp_path, request
     np.testing.assert_allclose(exported, logits, atol=1e-4)
 
 
-@known_bug("random weights that the warm-up does not train are drawn again by the run's seed")
 def test_narrow_students_keep_what_their_warm_up_left_alone(tmp_path, bert):
     """Their random weights are those that the warm-up has worked with, whatever the run's seed."""
     part = ["cohort.student_peft=full", "warmup.peft=bitfit", *REST, "training.steps=1"]
@@ -802,11 +784,7 @@ def test_a_narrow_warm_up_has_its_own_chance_and_continues(tmp_path, bert):
         (["warmup.schedule=linea"], "did you mean 'linear'"),
         (["cohort.student_width=16", "warmup.peft=bitfit"], "warmup.peft=full"),
         (["cohort.student_width=15", "warmup.peft=full"], "must be a multiple of 4"),
-        pytest.param(
-            ["warmup.peft=lora", 'lora.targets=["nope"]'],
-            "lora.targets .*match no linear map",
-            marks=known_bug("check_cohort does not look at warmup.peft"),
-        ),
+        (["warmup.peft=lora", 'lora.targets=["nope"]'], "lora.targets .*match no linear map"),
     ],
 )
 def test_bad_settings_are_refused_before_data_is_read(tmp_path, bert, settings, expected):

@@ -12,7 +12,7 @@ from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
-from nanonet.models.backbones import check_length, load_backbone
+from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
@@ -31,12 +31,8 @@ from nanonet.training.device import (
     choose_hardware,
     own_chance_and_threads,
 )
-from nanonet.training.display import Display, LoggingDisplay, SilentDisplay
-from nanonet.training.engine import (
-    LogRow,
-    StopRequest,
-    stop_on_interrupt,
-)
+from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
+from nanonet.training.engine import LogRow
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import (
     EncodedTable,
@@ -94,14 +90,10 @@ def train(
     if _is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
-    plan = make_plan(config, has_unlabeled=True)
     if init is not None and config.warmup.steps:
         raise ConfigError("--init starts from students that are ready: set warmup.steps=0")
     hardware = _hardware(run, config, mode)
-    attention = attention_of(hardware, plan.watches_attention)
-    backbone = load_backbone(config.backbone.name, config.backbone.pooling, attention)
-    check_length(backbone.encoder, config.data.max_length)
-    check_cohort(backbone, config)
+    backbone = _checked_backbone(config, hardware)
 
     tables = read_data()
     labels = label_set_of(tables.labeled)
@@ -131,29 +123,33 @@ def train(
         log = LoggingDisplay(shown, run.path / "log.txt")
         seconds = 0.0
         if prepared is None:
-            unlabeled = encoded["unlabeled"].encoded.ids
-            origin = f"{backbone.fingerprint} {inputs['unlabeled']['fingerprint']}"
-            warmup = warm_up(config, run, hardware, unlabeled, origin, log)
+            ids, texts = encoded["unlabeled"].encoded.ids, inputs["unlabeled"]["fingerprint"]
+            origin = f"{backbone.fingerprint} {backbone.pooling} {texts}"
+            warmup = warm_up(config, run, hardware, ids, origin, log)
             seconds = warmup.seconds
             prepared = prepare(config, backbone, hardware, encoded, labels, None, warmup.tensors)
-        position = _position(run, prepared) or Position(0, seconds, {}, {})
+        start_at = _position(run, prepared) or Position(0, seconds, {}, {})
         for notice in (*prepared.engine.plan.notices, *warnings):
             log.warn(notice)
         log.say(_opening(prepared, tables, labels))
         recorder = _Recorder(run, prepared, log, watched)
-        stop = StopRequest()
-        log.start(position.step, config.training.steps)
-        try:
-            with stop_on_interrupt(stop):
-                position = prepared.engine.run(position, recorder, stop)
-        finally:
-            log.stop()
-        if stop.reason == "interrupted":
+        position, stopped = run_shown(prepared.engine, start_at, recorder, log)
+        if stopped == "interrupted":
             raise InterruptedRunError(
                 f"stopped after step {position.step} of {config.training.steps};"
                 f" continue with --resume (run {out})"
             )
-        return _finish(run, config, prepared, labels, position, stop, log)
+        return _finish(run, config, prepared, labels, position, stopped, log)
+
+
+def _checked_backbone(config: Config, hardware: Hardware) -> Backbone:
+    """Return the backbone; refuse settings that contradict each other or do not fit it."""
+    plan = make_plan(config, has_unlabeled=True)
+    attention = attention_of(hardware, plan.watches_attention)
+    backbone = load_backbone(config.backbone.name, config.backbone.pooling, attention)
+    check_length(backbone.encoder, config.data.max_length)
+    check_cohort(backbone, config)
+    return backbone
 
 
 def _version_warnings(run: RunFolder) -> list[str]:
@@ -358,7 +354,7 @@ def _finish(
     prepared: Prepared,
     labels: LabelSet,
     position: Position,
-    stop: StopRequest,
+    stopped: str,
     display: Display,
 ) -> dict[str, Any]:
     cohort = prepared.cohort
@@ -383,14 +379,14 @@ def _finish(
         "seed": config.seed,
         "steps": position.step,
         "finished": position.step == config.training.steps,
-        "stopped": None if position.step == config.training.steps else stop.reason,
+        "stopped": None if position.step == config.training.steps else stopped,
         "seconds": round(position.seconds, 3),
     }
     run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
     write_json(run.path / "summary.json", summary)
     if not summary["finished"]:
         display.warn(
-            f"{stop.reason} reached after step {position.step} of {config.training.steps}; the"
+            f"{stopped} reached after step {position.step} of {config.training.steps}; the"
             " model so far can be used; continue with --resume and a larger --max-minutes"
         )
     display.say(
