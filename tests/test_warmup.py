@@ -573,6 +573,24 @@ def test_other_settings_are_refused_by_key(tmp_path, bert, what, setting, expect
     assert contents(tmp_path) == before
 
 
+def test_other_students_are_refused_where_a_warm_up_came_with_the_run(tmp_path, bert, earlier):
+    out = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(
+            make_settings(bert, "training.steps=4"),
+            make_tables,
+            out,
+            init=earlier,
+            display=interrupt("training", 2),
+        )
+    before = contents(tmp_path)
+    other = make_settings(bert, "training.steps=4", "cohort.layer_map=[[1], [2]]")
+    with pytest.raises(RunError, match=r"cohort\.layer_map='spread', not") as error:
+        train(other, make_tables, out, mode="resume", init=earlier)
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before
+
+
 def test_other_texts_are_refused_before_the_warm_up_goes_on(tmp_path, bert):
     config, out = make_settings(bert, *WHOLE), tmp_path / "run"
     with pytest.raises(InterruptedRunError):
@@ -680,6 +698,7 @@ def test_a_run_from_a_warmed_up_one_that_was_killed_at_once_starts_there_again(
     ("settings", "expected"),
     [
         (["cohort.layer_map=[[1], [2]]"], "other layer maps"),
+        (["cohort.student_width=16", "cohort.student_peft=full"], "other student width"),
         (["cohort.layer_map=stride"], "other layer maps"),
         (["cohort.students=0"], "other layer maps"),
         ([], "other backbone"),

@@ -316,6 +316,13 @@ def _peft(recipe: _Recipe) -> Iterator[Variant]:
                 name: {"learning_rate": of_students if phase.learners == "students" else of_teacher}
                 for name, phase in recipe.phases.items()
             }
+        if kind == "head":  # nothing that it could train in phases on representations
+            idle = {
+                phase: dict.fromkeys(objectives, 0.0)
+                for phase, objectives in recipe.objectives.items()
+                if not any(o.reads_logits for o in objectives.values())
+            }
+            overrides = merge(overrides, set_weights(idle))
         yield Variant("trained part", f"peft-{kind}", overrides)
 
 
