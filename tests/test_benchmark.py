@@ -573,12 +573,18 @@ def test_variants_of_supervised_learning():
     ]
 
 
-@pytest.mark.parametrize("recipe", ["nanonet", "supervised"])
+@pytest.mark.parametrize("recipe", recipe_names())
 @pytest.mark.parametrize(("depth", "layers"), [(2, 1), (4, 2), (6, 3), (12, 4), (22, 11)])
 def test_every_variant_can_be_planned(recipe, depth, layers):
     settings = parse_set(["cohort.layer_map=stride", f"cohort.student_layers={layers}"])
+    # Views of single learners name learners that these variants do not have.
+    left_out = {"psnet": ["no-teacher"], "disco": ["students-1", f"layers-{depth}"]}.get(recipe, [])
     for variant in variants(merge(read_recipe(recipe), settings), depth):
         config = make_config(recipe, merge(settings, variant.overrides))
+        if variant.name in left_out:
+            with pytest.raises(ConfigError, match=r"views\.learners\..* names no learner"):
+                make_plan(config, has_unlabeled=True)
+            continue
         make_plan(config, has_unlabeled=True)
         cohort = config.cohort
         layer_maps(cohort.layer_map, depth, cohort.student_layers, cohort.students)
@@ -684,6 +690,11 @@ def test_rates_follow_the_peft_method():
     own = {n: p.learning_rate for n, p in make_config("nanonet", {}).phases.items()}
     kept = {n: p.learning_rate for n, p in config_of("nanonet", "peft-head").phases.items()}
     assert kept == own
+
+
+def test_heads_alone_do_not_learn_in_phases_on_representations():
+    plan = make_plan(config_of("psnet", "peft-head"), has_unlabeled=True)
+    assert [phase.name for phase in plan.phases] == ["supervision", "teacher", "prediction"]
 
 
 def test_number_of_students():

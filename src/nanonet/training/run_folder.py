@@ -130,8 +130,9 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether there is anything to continue from."""
-        folders = (self.checkpoints, self.warmup.checkpoints)
-        return self.warmup_result.is_file() or any(list_checkpoints(f) for f in folders)
+        if self.warmup_result.is_file() and self.describe_warmup() is not None:
+            return True  # a warm-up of its own; one that came with --init is only a copy
+        return any(list_checkpoints(f) for f in (self.checkpoints, self.warmup.checkpoints))
 
     @property
     def recognized(self) -> bool:
