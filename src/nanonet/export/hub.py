@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from nanonet.core.bundle import TOKENIZER
 from nanonet.core.errors import BundleError
 from nanonet.core.files import new_folder, write_json
 from nanonet.export import load_cohort
 from nanonet.export.card import model_card
 from nanonet.export.graph import PARITY_LIMIT, PARITY_SHAPES, random_feed
+from nanonet.export.pretrained import label_maps, write_tokenizer_config
 from nanonet.models.backbones import MINILM_HUB_ID, load_special_tokens
 from nanonet.models.cohort import Learner
 from nanonet.models.heads import pool
@@ -77,7 +79,8 @@ def export_hub(run_path: Path, out: Path, *, overwrite: bool = False) -> dict[st
         with new_folder(out) as folder:
             write_encoder(learner, facts["labels"]["names"], folder)
             tokens = load_special_tokens(config.backbone.name)
-            write_tokenizer(run.read_tokenizer(), config.data.max_length, tokens, folder)
+            (folder / TOKENIZER).write_text(run.read_tokenizer(), encoding="utf-8")
+            write_tokenizer_config(config.data.max_length, tokens, folder)
             write_modules(learner, config.data.max_length, folder)
             facts["largest_difference_from_the_run"] = _check_parity(learner, folder)
             write_json(folder / FACTS, facts)
@@ -102,36 +105,12 @@ def hub_id(backbone: str) -> str | None:
     return None if is_folder or backbone.count("/") > 1 else backbone
 
 
-def label_maps(names: list[str]) -> dict[str, Any]:
-    """Return class names as a Hugging Face configuration holds them."""
-    return {
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
-
-
 def write_encoder(learner: Learner, names: list[str], folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` of a merged learner's encoder."""
     model = stock_model(learner.encoder)
     model.config.update(label_maps(names))
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes private files
-
-
-def write_tokenizer(
-    tokenizer_json: str, max_length: int, special_tokens: dict[str, str], folder: Path
-) -> None:
-    """Write ``tokenizer.json`` as it is, and a ``tokenizer_config.json`` that leaves it alone.
-
-    With the name of a family's own tokenizer, transformers would build parts of it anew.
-    """
-    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    write_json(folder / "tokenizer_config.json", settings | special_tokens)
 
 
 def write_modules(learner: Learner, max_length: int, folder: Path) -> None:

@@ -49,6 +49,11 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(max_length)
         self._unknown = _unknown_id(self._tokenizer)
 
+    @property
+    def size(self) -> int:
+        """Number of tokens that it knows, special ones included."""
+        return int(self._tokenizer.get_vocab_size())
+
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Return the token ids of ``texts``, in order."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
