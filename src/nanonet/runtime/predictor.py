@@ -73,6 +73,7 @@ class Predictor:
             labels = LabelSet.from_json(manifest.labels)
             json = (folder / TOKENIZER).read_text(encoding="utf-8")
             tokenizer = TextTokenizer(json, manifest.max_length)
+            tokenizer.encode(["a"])  # some damage shows only here
             session = onnxruntime.InferenceSession(
                 str(folder / MODEL), options, providers=["CPUExecutionProvider"]
             )
