@@ -48,6 +48,11 @@ def read(file: str, settings: tuple[str, ...], **how: Any) -> Any:
     )
 
 
+def existing_run_or_bundle(path: str) -> Path:
+    """Return the path of a folder, or of a file, which may be a bundle's zip, that is there."""
+    return Path(path) if Path(path).is_file() else existing_folder(path)
+
+
 def existing_folder(path: str) -> Path:
     """Return the path of a folder that is there."""
     if not Path(path).is_dir():

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from nanonet.cli.common import data_set_option, existing_folder, need, read
+from nanonet.cli.common import data_set_option, existing_run_or_bundle, need, read
 from nanonet.core.errors import DataError
 
 
@@ -18,9 +18,9 @@ def evaluate(run_or_bundle: str, data: str, as_json: bool, settings: tuple[str, 
     from nanonet import scoring
     from nanonet.core.bundle import is_bundle
 
-    path = existing_folder(run_or_bundle)
+    path = existing_run_or_bundle(run_or_bundle)
     table = read(data, settings, labels="required")
-    if is_bundle(path):
+    if path.is_file() or is_bundle(path):
         scores = scoring.evaluate_bundle(path, table)
     elif not (path / "config.toml").is_file():
         raise DataError(f"{path} is neither a run folder nor a bundle")

@@ -4,11 +4,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from nanonet.core.bundle import FORMAT, MODEL, SEEN, TOKENIZER, Manifest, is_bundle
+from nanonet.core.bundle import (
+    CONFIG,
+    FORMAT,
+    MODEL,
+    SEEN,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Manifest,
+    is_bundle,
+)
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
 from nanonet.export.graph import check_parity, quantize_int8, write_onnx
-from nanonet.models.backbones import load_backbone
+from nanonet.export.pretrained import write_config, write_tokenizer_config
+from nanonet.models.backbones import load_backbone, load_special_tokens
 from nanonet.models.cohort import Cohort, build_cohort
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.run_folder import RunFolder
@@ -73,13 +83,18 @@ def export(
                 metrics["largest_difference_of_int8"] = quantize_int8(learner, onnx_path)
             (folder / TOKENIZER).write_text(run.read_tokenizer(), encoding="utf-8")
             (folder / SEEN).write_bytes(run.read_seen("labeled").tobytes())
+            labels = run.read_json("labels.json")
+            write_config(str(learner.encoder.config.model_type), labels["names"], folder)
+            tokens = load_special_tokens(config.backbone.name)
+            write_tokenizer_config(config.data.max_length, tokens, folder)
+            names = (MODEL, TOKENIZER, SEEN, CONFIG, TOKENIZER_CONFIG)
             manifest = Manifest(
                 format=FORMAT,
                 task=config.task,
-                labels=run.read_json("labels.json"),
+                labels=labels,
                 max_length=config.data.max_length,
                 quantization=quantize,
-                files={f: sha256_file(folder / f) for f in (MODEL, TOKENIZER, SEEN)},
+                files={f: sha256_file(folder / f) for f in names},
                 learner={
                     "name": name,
                     "layers": list(learner.layer_map),

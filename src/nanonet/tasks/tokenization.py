@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from nanonet.core.errors import DataError
+
 Ids = NDArray[np.int64]
 UNKNOWN_SHARE_LIMIT = 0.1  # of the tokens; above it the tokenizer does not know the script
 TRUNCATED_SHARE_LIMIT = 0.05  # of the texts
@@ -49,9 +51,25 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(max_length)
         self._unknown = _unknown_id(self._tokenizer)
 
+    @property
+    def size(self) -> int:
+        """Number of tokens that it knows, special ones included."""
+        return int(self._tokenizer.get_vocab_size())
+
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """Return the token ids of ``texts``, in order."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        """Return the token ids of ``texts``, in order.
+
+        Raises:
+            DataError: the tokenizer fails, as one with a damaged ``tokenizer.json`` may.
+        """
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts))
+        except BaseException as error:
+            # A panic of the Rust library is no Exception and would pass through every handler.
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                reason = " ".join(str(error).split())
+                raise DataError(f"the tokenizer fails on these texts: {reason}") from None
+            raise
         ids = [np.asarray(e.ids, dtype=np.int64) for e in encodings]
         truncated = sum(1 for e in encodings if e.overflowing)
         special = sum(sum(e.special_tokens_mask) for e in encodings)
