@@ -2,9 +2,9 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from nanonet.core.errors import NanoNetError
@@ -40,7 +40,7 @@ class PredictRequest(BaseModel):
     )
 
     text: str | None = Field(None, description="One text; give either this or texts.")
-    texts: Annotated[list[str], FailFast()] | None = Field(None, description="Several texts.")
+    texts: list[str] | None = Field(None, fail_fast=True, description="Several texts.")
     top_k: int | None = Field(
         None, ge=1, le=1_000_000, description="Also list this many classes, best first."
     )
@@ -125,12 +125,11 @@ def _refusal(error: ValidationError) -> RequestError:
         return RequestError(400, f"the body is not valid JSON: {reason}")
     if not first["loc"]:
         return RequestError(422, 'the body must be a JSON object such as {"text": "..."}')
-    key, *rest = first["loc"]
-    name = quoted(key) + "".join(f"[{part}]" for part in rest)
+    name = quoted("".join(f"[{p}]" if isinstance(p, int) else p for p in first["loc"]))
     if first["type"] == "extra_forbidden":
         known = ", ".join(PredictRequest.model_fields)
         return RequestError(422, f"unknown key {name} (known: {known})")
-    says = first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    says = first["msg"].removeprefix("Input should be ").replace("a valid ", "of the type ")
     return RequestError(422, f"{name} must be {says}")
 
 

@@ -66,8 +66,7 @@ class Observed:
                 path=path[:200],
                 status=status,
                 ms=round(1000 * (time.monotonic() - started), 2),
-                texts=facts.get("texts"),
-                batch=facts.get("batch"),
+                **{name: facts[name] for name in ("texts", "batch") if name in facts},
             )
 
 
@@ -94,17 +93,16 @@ def create_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
 def _add_routes(app: FastAPI, service: Service) -> None:
     token = service.settings.token
     guarded = [Depends(_guard(token))] if token else []
-    refusals = {
-        code: {"model": ErrorAnswer}
-        for code in (400, 408, 413, 422, 429, 503, *[401] * bool(token))
-    }
+    answers: dict[int | str, dict[str, Any]] = {200: {"model": PredictAnswer}}
+    for refusal in (400, 401, 408, 413, 422, 429, 500, 503):
+        answers[refusal] = {"model": ErrorAnswer}
     app.add_api_route(
         "/predict",
         service.predict,
         methods=["POST"],
         dependencies=guarded,
         response_class=JSONResponse,
-        responses={200: {"model": PredictAnswer}} | refusals,
+        responses=answers,
         openapi_extra={
             "requestBody": {
                 "required": True,
