@@ -178,6 +178,19 @@ class Batcher:
             self._changed.notify()
         return request.answer
 
+    def check(self, late: float) -> None:
+        """Refuse any request, as `submit` would, if even the smallest could not be answered.
+
+        Raises:
+            OverloadedError: so it is.
+        """
+        if not self.ready:
+            return
+        with self._changed:
+            wait = late + self._wait()
+        if wait > HEADROOM * self.budget:
+            raise OverloadedError(wait - HEADROOM * self.budget)
+
     def _wait(self) -> float:
         """Return the seconds until what was accepted is done."""
         queued = (self._backlog - self._running) / self.rate

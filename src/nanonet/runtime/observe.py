@@ -59,7 +59,7 @@ class Metrics:
         )
         self.lag = Gauge(
             "nanonet_loop_lag_seconds",
-            "By how much the event loop is late, a recent maximum.",
+            "By how much the event loop is late, a moving mean.",
             registry=self.registry,
         )
 

@@ -15,15 +15,18 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nanonet.core.errors import BundleError
 from nanonet.runtime.answers import ErrorAnswer, PredictAnswer
-from nanonet.runtime.observe import JsonHandler, Metrics, log
+from nanonet.runtime.observe import JsonHandler, log
 from nanonet.runtime.predictor import Predictor
 from nanonet.runtime.requests import RequestError, body_schema
 from nanonet.runtime.service import ServerSettings, Service, warm_up_texts
 
+HEAD_BYTES = 524_288  # of a request's head and what is read along with it
 CONNECTIONS = 1000  # open at a time; further ones get 503
+KEEP_ALIVE_SECONDS = 75  # longer than proxies keep a connection: they are to close it first
 CLOSING_SECONDS = 5  # for half-sent requests, once everything accepted is answered
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src"
@@ -34,10 +37,13 @@ _PAGE_HEADERS = {
 
 
 class Observed:
-    """Middleware: counts each request and logs a line for it."""
+    """Middleware: counts and logs each request, and refuses early what cannot be answered in time.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
-        self.app, self.metrics, self.paths = app, metrics, paths
+    A server that is asked for more than it can do lives on how cheaply it refuses.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, paths: set[str]) -> None:
+        self.app, self.service, self.paths = app, service, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -47,6 +53,7 @@ class Observed:
         started = time.monotonic()
         status = 500
         facts = scope.setdefault("state", {})  # request.state of the routes
+        method, path = scope["method"], scope["path"]
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -55,14 +62,14 @@ class Observed:
             await send(message)
 
         try:
-            await self.app(scope, receive, watch)
+            refusal = self.service.overload() if (method, path) == ("POST", "/predict") else None
+            await (refusal or self.app)(scope, receive, watch)
         finally:
-            path = scope["path"]
             known = path if path in self.paths else "other"
-            self.metrics.requests.labels(known, str(status)).inc()
+            self.service.metrics.requests.labels(known, str(status)).inc()
             log(
                 "request",
-                method=scope["method"],
+                method=method,
                 path=path[:200],
                 status=status,
                 ms=round(1000 * (time.monotonic() - started), 2),
@@ -86,7 +93,7 @@ def create_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
     _add_errors(app)
     _add_routes(app, service)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Observed, metrics=service.metrics, paths=paths)
+    app.add_middleware(Observed, service=service, paths=paths)
     return app
 
 
@@ -210,6 +217,23 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unforeseen)
 
 
+class Protocol(HttpToolsProtocol):
+    """Uvicorn's protocol, with a limit on a request's head, which it leaves without one."""
+
+    head = 0  # bytes received while no request was under way
+
+    def data_received(self, data: bytes) -> None:
+        """Called with what was read."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.head += len(data)
+            if self.head > HEAD_BYTES and (self.cycle is None or not self.cycle.more_body):
+                self.send_400_response("The head of the request is too long.")
+                return
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.head = 0
+
+
 class Server(uvicorn.Server):
     """Uvicorn's server, which answers what was accepted before it closes its port.
 
@@ -234,8 +258,8 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(predictor: Predictor, settings: ServerSettings, listener: socket.socket) -> None:
-    """Serve on a bound socket until SIGTERM or SIGINT.
+def create_server(predictor: Predictor, settings: ServerSettings) -> Server:
+    """Return the server of `create_app`, to be run on a bound socket.
 
     Raises:
         BundleError: the model does not run.
@@ -245,16 +269,27 @@ def serve(predictor: Predictor, settings: ServerSettings, listener: socket.socke
     except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
         reason = " ".join(str(error).split())
         raise BundleError(f"the bundle's model does not run: {reason}") from None
-    logging.getLogger().addHandler(JsonHandler(logging.WARNING))
     app = create_app(predictor, settings)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
         ws="none",
         limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    Server(config, app.state.service).run(sockets=[listener])
+    return Server(config, app.state.service)
+
+
+def serve(predictor: Predictor, settings: ServerSettings, listener: socket.socket) -> None:
+    """Serve on a bound socket until SIGTERM or SIGINT, logging to stderr.
+
+    Raises:
+        BundleError: the model does not run.
+    """
+    logging.getLogger().addHandler(JsonHandler(logging.WARNING))
+    create_server(predictor, settings).run(sockets=[listener])

@@ -18,6 +18,8 @@ from nanonet.runtime.predictor import Predictor
 from nanonet.runtime.requests import Limits, RequestError, parse, read_body
 
 LAG_SECONDS = 0.02  # how often the event loop's lateness is looked at
+# A request waits for the event loop to be read, to be handled, to hear of its answer, to send it.
+LAGS = 4
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,21 @@ class Service:
             before = time.monotonic()
             await asyncio.sleep(LAG_SECONDS)
             late = time.monotonic() - before - LAG_SECONDS
-            self.lag = max(late, 0.9 * self.lag)
+            self.lag += 0.3 * (late - self.lag)
+
+    @property
+    def late(self) -> float:
+        """Seconds that a request waits outside the queue."""
+        return LAGS * self.lag
+
+    def overload(self) -> Response | None:
+        """Return the refusal of any request whatever, if none can be answered in time."""
+        try:
+            self.batcher.check(self.late)
+        except OverloadedError as error:
+            refusal = self._overloaded(error)
+            return JSONResponse({"error": refusal.detail}, 429, refusal.headers)
+        return None
 
     async def predict(self, request: Request) -> Response:
         """Classify one text or several."""
@@ -92,11 +108,9 @@ class Service:
         try:
             if self.draining:  # since the body began
                 raise ClosedError("the server is stopping")
-            accepted = self.batcher.submit(texts, self.lag)
+            accepted = self.batcher.submit(texts, self.late)
         except OverloadedError as error:
-            self.metrics.rejected.labels("overload").inc()
-            seconds = str(max(1, math.ceil(error.seconds)))
-            raise HTTPException(429, str(error), {"Retry-After": seconds}) from None
+            raise self._overloaded(error) from None
         except TooMuchError as error:
             self.metrics.rejected.labels("too_much").inc()
             raise RequestError(413, str(error)) from None
@@ -116,6 +130,11 @@ class Service:
         ]
         self.metrics.latency.observe(time.monotonic() - started)
         return JSONResponse({"predictions": predictions})
+
+    def _overloaded(self, error: OverloadedError) -> HTTPException:
+        self.metrics.rejected.labels("overload").inc()
+        seconds = str(max(1, math.ceil(error.seconds)))
+        return HTTPException(429, str(error), {"Retry-After": seconds})
 
     def _closed(self) -> HTTPException:
         self.metrics.rejected.labels("closed").inc()
