@@ -29,7 +29,11 @@ LAYER = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FOREIGN = {
     "core": set(),
     "tasks": {"numpy", "tokenizers"},
-    "runtime": {"numpy", "onnxruntime"},
+    # The server's packages in the server's modules only: a predictor needs none of them.
+    "runtime": {
+        *("numpy", "onnxruntime"),
+        *("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    },
     "data": {"numpy", "pyarrow", "datasets", "torch"},  # pyarrow and datasets inside functions
     "cli": {"click"},
     "__init__": set(),
