@@ -85,7 +85,7 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NanoNetError: settings, texts or labels that cannot be used.
         """
         try:
-            from nanonet.export import export
+            from nanonet.export import Compression, export
             from nanonet.training.display import ConsoleDisplay
             from nanonet.training.inputs import TrainingTables
             from nanonet.training.train import train
@@ -104,7 +104,7 @@ class NanoNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 run,
                 display=ConsoleDisplay() if self.verbose else None,
             )
-            export(run, bundle, quantize=self.quantize)
+            export(run, bundle, compression=Compression(self.quantize))
             self._use(bundle)
         if any(isinstance(label, str) for label in y):
             self._set_classes([str(value) for value in self.predictor_.labels.values])

@@ -1,10 +1,11 @@
 """`nanonet export`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from nanonet.cli.common import existing_folder, need
+from nanonet.cli.common import data_set_option, existing_folder, need, read
 from nanonet.core.errors import ConfigError
 
 
@@ -21,26 +22,67 @@ from nanonet.core.errors import ConfigError
 )
 @click.option(
     "--quantize",
-    type=click.Choice(["none", "int8"]),
+    type=click.Choice(["none", "int8", "int8-static", "int4"]),
     default="none",
     show_default=True,
-    help="int8: a quarter of the size, slightly different outputs.",
+    help="Bits of the weights. int8: a quarter of the size; static: with fixed scales, so that a"
+    " text's answer does not depend on its batch; int4: the smallest file.",
 )
+@click.option(
+    "--trim-vocabulary",
+    "vocabulary",
+    is_flag=False,
+    flag_value="auto",
+    default=None,
+    metavar="[=N]",
+    help="Keep the N most frequent tokens of the training texts, and all characters; without N, as"
+    " few as answer texts as before.",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Texts to measure on, with or without labels.  [default: the run's unlabelled texts]",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="Write nothing if fewer texts than this share are answered as before.  [default: a"
+    " warning below 0.99]",
+)
+@data_set_option
 @click.option("--overwrite", is_flag=True, help="Replace FOLDER if it exists.")
-def export(run: str, out: str, kind: str, quantize: str, overwrite: bool) -> None:
+def export(
+    run: str,
+    out: str,
+    kind: str,
+    quantize: str,
+    vocabulary: str | None,
+    data: str | None,
+    min_agreement: float | None,
+    settings: tuple[str, ...],
+    overwrite: bool,
+) -> None:
     """Write a finished run's chosen student as a bundle: the folder to ship.
 
-    The model is checked against torch before anything is written. With --format hf the folder
-    holds the weights, a tokenizer and a model card in Hugging Face's format instead.
+    The model is checked against torch before anything is written. With --quantize and
+    --trim-vocabulary it gets smaller in steps; what each costs is shown. With --format hf the
+    folder holds the weights, a tokenizer and a model card in Hugging Face's format instead.
     """
     if kind == "hf":
-        if quantize != "none":
-            raise ConfigError("--quantize goes with --format bundle: hf keeps 32 bits")
+        if quantize != "none" or vocabulary is not None or data or min_agreement is not None:
+            raise ConfigError(
+                "--quantize, --trim-vocabulary, --data and --min-agreement go with --format"
+                " bundle: hf keeps the whole model"
+            )
         _export_hub(run, out, overwrite)
         return
     exporter = need("nanonet.export", "nanonet export")
     manifest = exporter.export(
-        existing_folder(run), Path(out), quantize=quantize, overwrite=overwrite
+        existing_folder(run),
+        Path(out),
+        compression=exporter.Compression(quantize, _tokens(vocabulary), min_agreement),
+        data=None if data is None else read(data, settings, labels="optional"),
+        overwrite=overwrite,
     )
     size = sum(f.stat().st_size for f in Path(out).iterdir())
     difference = manifest.metrics["largest_difference_from_torch"]
@@ -49,6 +91,44 @@ def export(run: str, out: str, kind: str, quantize: str, overwrite: bool) -> Non
         f" {size / 1e6:.1f} MB, quantization {manifest.quantization};"
         f" ONNX differs from torch by at most {difference:.1e}"
     )
+    if "steps" in manifest.metrics:
+        _show_steps(manifest.metrics, need("nanonet.export.agreement", "nanonet export").AGREEMENT)
+
+
+def _tokens(vocabulary: str | None) -> int | str | None:
+    """Return the number of tokens asked for; ``auto`` stays, and None is all."""
+    if vocabulary is None or vocabulary == "auto":
+        return vocabulary
+    if not vocabulary.isdecimal() or int(vocabulary) < 1:
+        raise ConfigError(
+            f"--trim-vocabulary={vocabulary}: give a number of tokens from 1, or none at all"
+        )
+    return int(vocabulary)
+
+
+def _show_steps(metrics: dict[str, Any], limit: float) -> None:
+    """Show what each step towards a smaller model cost, and warn where it cost much."""
+    steps, measured_on = metrics["steps"], metrics["measured_on"]
+    has_accuracy = steps[-1]["accuracy"] is not None
+    click.echo(f"{'':24s}      MB  agreement{'  accuracy' if has_accuracy else ''}")
+    for step in steps:
+        agreement = "" if step["agreement"] is None else f"{step['agreement']:.4f}"
+        accuracy = f"    {step['accuracy']:.4f}" if has_accuracy else ""
+        click.echo(f"{step['name']:24s}  {step['bytes'] / 1e6:6.1f}  {agreement:>9s}{accuracy}")
+    if measured_on is None:
+        click.echo(
+            "warning: agreement was not measured, as the run's texts are gone or have changed:"
+            " give --data FILE",
+            err=True,
+        )
+        return
+    click.echo(f"measured on {measured_on}")
+    if steps[-1]["agreement"] < limit:
+        click.echo(
+            f"warning: {1 - steps[-1]['agreement']:.1%} of these texts are answered otherwise than"
+            " before: keep more tokens or bits, or check the accuracy with nanonet evaluate",
+            err=True,
+        )
 
 
 def _export_hub(run: str, out: str, overwrite: bool) -> None:

@@ -22,8 +22,8 @@ from nanonet.training.run_folder import RunFolder
 TEXTS = 1000  # measured on, at most
 AGREEMENT = 0.99  # share of texts that a smaller model should answer as the original does
 TOKENS_PER_CHUNK, MAX_PADDING = 2048, 0.1
-# Vocabularies that are tried: each half again as large as the one before.
-SIZES = tuple(round(500 * 1.5**k) for k in range(16))
+# Vocabularies that are tried: each a quarter larger than the one before.
+SIZES = tuple(round(500 * 1.25**k) for k in range(28))
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,12 @@ class Measure:
         self.steps.append(Step(name, size, agreement, accuracy))
         return self.steps[-1]
 
+    def counts_elsewhere(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return token counts (V,) of a run's texts without those of the sample."""
+        if self.sample is None or not self.sample.seen:
+            return counts
+        return counts - np.bincount(np.concatenate(self._ids), minlength=len(counts))
+
     def smallest_vocabulary(self, counts: NDArray[np.int64], wanted: float) -> int:
         """Return the least of `SIZES` whose tokens answer enough texts as before.
 
@@ -168,10 +174,7 @@ class Measure:
                 "--trim-vocabulary without a number needs texts to measure on, and the run's are"
                 " gone or have changed: give --data FILE, or a number of tokens"
             )
-        others = counts
-        if self.sample.seen:
-            own = np.bincount(np.concatenate(self._ids), minlength=len(counts))
-            others = np.maximum(counts - own, 0)
+        others = self.counts_elsewhere(counts)
         best = len(counts)
         for n in sorted((s for s in SIZES if s < len(counts)), reverse=True):
             kept = kept_tokens(self._tokenizer, others, n)

@@ -1,7 +1,6 @@
 """A learner as an ONNX model: written, checked against torch, quantized."""
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanonet.core.bundle import MODEL
 from nanonet.core.errors import BundleError
 from nanonet.models.cohort import Learner
 
@@ -75,33 +73,6 @@ def check_parity(learner: Learner, path: Path) -> float:
             " accepted); nothing was written. Please report this with the versions you use"
         )
     return worst
-
-
-def quantize_int8(learner: Learner, path: Path) -> float:
-    """Replace a learner's ONNX model by its dynamically quantized form.
-
-    Weights are held in 8 bits; activations are quantized as they come.
-
-    Returns:
-        The largest difference of a logit on random input.
-    """
-    from onnxruntime.quantization import quantize_dynamic
-
-    rng = np.random.default_rng(0)
-    before = open_session(path)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        small = Path(folder) / MODEL
-        root = logging.getLogger()
-        level = root.level
-        root.setLevel(logging.ERROR)  # it recommends a pre-processing that dynamic int8 ignores
-        try:
-            quantize_dynamic(path, small, per_channel=True)
-        finally:
-            root.setLevel(level)
-        path.write_bytes(small.read_bytes())
-    after = open_session(path)
-    feed = random_feed(rng, 7, 48, learner)
-    return float(np.abs(after.run(None, feed)[0] - before.run(None, feed)[0]).max())
 
 
 def random_feed(

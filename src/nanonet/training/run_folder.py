@@ -7,6 +7,7 @@
     labels.json            class values and names
     tokenizer.json         the tokenizer, truncation included
     seen_*.bin             hashes of the training texts, to find test texts among them
+    token_counts.bin       how often each token occurs in the training texts
     metrics.jsonl          one line per log row or evaluation
     log.txt                what was said on the way
     warmup/                metrics.jsonl and checkpoints of a warm-up on its way
@@ -72,6 +73,11 @@ class RunFolder:
         """Return the sorted hashes of the texts that training saw under this name."""
         path = self.seen(name)
         return np.fromfile(path, dtype="<u8") if path.is_file() else np.empty(0, dtype=np.uint64)
+
+    @property
+    def token_counts(self) -> Path:
+        """File of how often each token occurs in the training texts: (V,) of 32 bits."""
+        return self.path / "token_counts.bin"
 
     @property
     def checkpoints(self) -> Path:

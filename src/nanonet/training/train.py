@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
@@ -235,8 +236,19 @@ def _create(
         for name, table in texts.tables.by_name().items():
             if name != "validation":
                 write_bytes(fresh.seen(name), text_hashes(table.texts).tobytes())
+        write_bytes(fresh.token_counts, _token_counts(texts).astype("<u4").tobytes())
         if init is not None and RunFolder(init).warmup_result.is_file():
             write_bytes(fresh.warmup_result, RunFolder(init).warmup_result.read_bytes())
+
+
+def _token_counts(texts: _Texts) -> NDArray[np.int64]:
+    """Return how often each token occurs in the labelled and unlabelled texts, (V,)."""
+    counts = np.zeros(texts.tokenizer.size, dtype=np.int64)
+    for name, table in texts.encoded.items():
+        if name != "validation":
+            for ids in table.encoded.ids:
+                np.add.at(counts, ids, 1)
+    return counts
 
 
 def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:
