@@ -112,7 +112,7 @@ def test_column_names_can_be_set(bundle, tmp_path):
     assert json_line(out)["examples"] == 2
 
 
-@pytest.mark.parametrize("bits", ["int8", "int8-static", "int4"])
+@pytest.mark.parametrize("bits", ["int8", "int8-static", "mixed", "int4"])
 def test_fewer_bits_are_smaller_and_work(run_folder, bundle, corpus, tmp_path, bits):
     out = tmp_path / "small"
     test = corpus / "test.csv"

@@ -76,6 +76,11 @@ def test_onnx_equals_torch_at_every_shape(exported):
     assert check_parity(learner, path) < 1e-4
 
 
+def test_the_model_tells_nothing_of_the_machine_that_made_it(exported):
+    _, path = exported
+    assert str(Path(nanonet.__file__).parent).encode() not in path.read_bytes()
+
+
 def test_the_trained_biases_are_part_of_the_model(exported):
     """A bias that the exporter dropped would show here, and so would one that parity cannot see."""
     learner, path = exported

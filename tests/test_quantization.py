@@ -28,7 +28,9 @@ def outputs(path, feeds=FEEDS) -> np.ndarray:
     return np.concatenate([session.run(None, feed)[0] for feed in feeds])
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("int8", 0.15), ("int8-static", 0.15), ("int4", 0.6)])
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("int8", 0.15), ("int8-static", 0.15), ("mixed", 0.4), ("int4", 0.6)]
+)
 def test_outputs_move_a_little(model, tmp_path, kind, limit):
     small = tmp_path / "model.onnx"
     shutil.copy(model, small)
@@ -38,7 +40,7 @@ def test_outputs_move_a_little(model, tmp_path, kind, limit):
     assert 0 < moved < limit
     kinds = {node.op_type for node in onnx.load(small).graph.node}
     assert kinds & {"MatMulInteger", "MatMulNBits"}
-    assert ("DynamicQuantizeLinear" in kinds) == (kind == "int8")
+    assert ("DynamicQuantizeLinear" in kinds) == (kind in ("int8", "mixed"))
 
 
 def test_none_leaves_the_file_alone(model, tmp_path):

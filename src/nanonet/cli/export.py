@@ -22,11 +22,11 @@ from nanonet.core.errors import ConfigError
 )
 @click.option(
     "--quantize",
-    type=click.Choice(["none", "int8", "int8-static", "int4"]),
+    type=click.Choice(["none", "int8", "int8-static", "mixed", "int4"]),
     default="none",
     show_default=True,
-    help="Bits of the weights. int8: a quarter of the size; static: with fixed scales, so that a"
-    " text's answer does not depend on its batch; int4: the smallest file.",
+    help="Bits of the weights. int8: a quarter of the size; int8-static: with fixed scales, so that"
+    " a text's answer does not depend on its batch; mixed: embeddings in 4 bits; int4: all in 4.",
 )
 @click.option(
     "--trim-vocabulary",

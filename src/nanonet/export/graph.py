@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from nanonet.core.errors import BundleError
@@ -49,7 +50,18 @@ def write_onnx(learner: Learner, path: Path) -> None:
         )
         if program is None:
             raise BundleError("torch.onnx returned no model")
-        program.save(path)
+        model = program.model_proto
+    _strip(model)
+    onnx.save(model, str(path))
+
+
+def _strip(model: Any) -> None:
+    """Remove what no one runs: shapes in between, and notes that name the exporter's files."""
+    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
 
 
 def check_parity(learner: Learner, path: Path) -> float:

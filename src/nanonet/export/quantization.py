@@ -17,8 +17,7 @@ from onnx import helper, numpy_helper
 
 from nanonet.core.errors import BundleError
 
-Quantization = Literal["none", "int8", "int8-static", "int4"]
-QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "int8-static", "int4")
+Quantization = Literal["none", "int8", "int8-static", "mixed", "int4"]
 GROUP = 32  # embedding features that share a scale in 4 bits
 BLOCK = 64  # inputs of a linear map that share a scale in 4 bits
 
@@ -30,8 +29,9 @@ def quantize(path: Path, kind: Quantization, feeds: Sequence[Feed]) -> None:
 
     ``int8``: weights in 8 bits with a scale per output channel, activations quantized as they come
     (a scale per batch). ``int8-static``: the same with scales of the activations fixed beforehand,
-    so that a text's answer does not depend on the texts beside it. ``int4``: weights in 4 bits with
-    a scale per block, for the smallest file.
+    so that a text's answer does not depend on the texts beside it. ``mixed``: as ``int8``, but the
+    embeddings in 4 bits with a scale per group of features. ``int4``: the linear maps in 4 bits
+    too, with a scale per block, for the smallest file.
 
     Args:
         path: of the model; read and written.
@@ -46,7 +46,7 @@ def quantize(path: Path, kind: Quantization, feeds: Sequence[Feed]) -> None:
     if kind == "int8-static" and not feeds:
         raise BundleError("int8-static needs texts to see typical values: give --data FILE")
     model = onnx.load(str(path))
-    _quantize_embeddings(model.graph, 4 if kind == "int4" else 8)
+    _quantize_embeddings(model.graph, 4 if kind in ("mixed", "int4") else 8)
     if kind == "int4":
         model = _four_bits(model)
     else:
