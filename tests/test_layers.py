@@ -29,9 +29,9 @@ LAYER = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FOREIGN = {
     "core": set(),
     "tasks": {"numpy", "tokenizers"},
-    "runtime": {"numpy", "onnxruntime"},
+    "runtime": {"numpy", "onnxruntime", "ray"},  # ray inside functions
     "data": {"numpy", "pyarrow", "datasets", "torch"},  # pyarrow and datasets inside functions
-    "cli": {"click"},
+    "cli": {"click", "rich"},  # rich inside functions
     "__init__": set(),
     "__main__": set(),
     "scoring": {"numpy"},
