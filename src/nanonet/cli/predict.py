@@ -120,7 +120,7 @@ def _predict_file(
     """Answer a file or standard input in a file."""
     from nanonet.data.formats import SUPPORTED, file_format
     from nanonet.data.writers import checked_format
-    from nanonet.runtime.batch import job_of, predict_file
+    from nanonet.runtime.batch import predict_file
 
     target = Path(output)
     if file_format(target) is None:
@@ -128,13 +128,20 @@ def _predict_file(
     checked_format(target)
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise ConfigError(f"--output {output} is the input: choose another file")
+    if target.is_dir():
+        raise ConfigError(f"--output {output} is a folder: name a file")
     if not target.parent.is_dir():
         raise DataError(f"cannot write {output}: folder {target.parent} does not exist")
     predictor = _load(bundle, threads)
-    job = job_of(Path(source), Path(bundle), column) if Path(source).is_file() else None
     files = files_of(source, output, column, predictor.labels)
     with RowProgress(output) as progress:
-        predict_file(predictor, target, files, progress, job=job, overwrite=overwrite)
+        done = predict_file(predictor, Path(bundle), target, files, progress, overwrite=overwrite)
+    if done.outdated:
+        click.echo(
+            f"warning: {source} has changed since the work on {output} began: {done.outdated} "
+            "finished blocks did not fit it and were answered again",
+            err=True,
+        )
     click.echo(f"{output}: {progress.summary()}", err=True)
 
 
@@ -179,7 +186,7 @@ def files_of(source: str, output: str, column: str, labels: "LabelSet") -> "File
     known = file_format(output)
     assert known is not None, "checked before"
     return Files(
-        blocks=lambda skip: stream_texts(source, column, skip, allow_nul=not known.is_csv),
+        blocks=stream_texts(source, column, allow_nul=not known.is_csv),
         suffix=known.suffix,
         write=partial(write_table, types=answer_types(labels)),
         join=join_tables,

@@ -18,10 +18,12 @@ class RowProgress:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
-        self._rows = self._first = 0
+        self._rows = self._reused = 0
         self._since = self._last_line = time.monotonic()
 
     def __enter__(self) -> "RowProgress":
+        if not self._quiet and sys.stderr.isatty():
+            self._bar, self._task = _bar(self._name)
         return self
 
     def __exit__(
@@ -33,18 +35,9 @@ class RowProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, rows: int) -> None:
+    def update(self, rows: int, reused: int, fraction: float) -> None:
         """See `runtime.batch.Progress`."""
-        self._rows = self._first = rows
-        self._since = self._last_line = time.monotonic()
-        if rows:
-            click.echo(f"{self._name}: goes on after {rows:,} texts", err=True)
-        if not self._quiet and sys.stderr.isatty():
-            self._bar, self._task = _bar(self._name)
-
-    def update(self, rows: int, fraction: float) -> None:
-        """See `runtime.batch.Progress`."""
-        self._rows = rows
+        self._rows, self._reused = rows, reused
         now = time.monotonic()
         if self._bar is not None:
             total = 1.0 if fraction else None
@@ -55,10 +48,11 @@ class RowProgress:
             click.echo(f"{self._name}: {self.summary()}{share}", err=True)
 
     def summary(self) -> str:
-        """Return the rows done and the rate of this session."""
+        """Return the rows done and the rate of this call."""
         seconds = time.monotonic() - self._since
-        rate = (self._rows - self._first) / seconds if seconds > 0 else 0.0
-        return f"{self._rows:,} texts, {rate:,.0f} texts/s"
+        rate = (self._rows - self._reused) / seconds if seconds > 0 else 0.0
+        before = f" ({self._reused:,} of them answered before)" if self._reused else ""
+        return f"{self._rows:,} texts{before}, {rate:,.0f} texts/s"
 
 
 def _bar(name: str) -> tuple[Any, Any]:

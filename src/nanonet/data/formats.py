@@ -26,6 +26,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 COMPRESSIONS = {"": "Parquet", ".gz": "gzip", ".zst": "zstd"}
 SUPPORTED = ".csv, .tsv, .jsonl, .ndjson (each also as .gz and .zst) and .parquet"
 BLOCK_ROWS = 4096
+PARQUET_ROWS = 1024  # read at once
 BLOCK_CHARACTERS = 2**23  # of the first chosen column: bounds memory where texts are long
 PAUSE = 0.02  # seconds without a new line after which the lines of a stream are answered
 _FILES_COMPARED = 1000
@@ -71,8 +72,8 @@ def file_format(path: str | Path) -> FileFormat | None:
     return FileFormat(suffix, compression)
 
 
-def read_blocks(path: Path, pick: Pick, skip: int = 0) -> Iterator[Block]:
-    """Yield the rows of a file in blocks of at most ``BLOCK_ROWS``, without the first ``skip``.
+def read_blocks(path: Path, pick: Pick) -> Iterator[Block]:
+    """Yield the rows of a file in blocks of at most ``BLOCK_ROWS``, cut where they always are.
 
     Only the columns that ``pick`` chooses are read; values are as the format gives them. Raises
     ``DataError`` for what is no such file or a broken row, ``MissingExtraError`` where Parquet or
@@ -84,8 +85,7 @@ def read_blocks(path: Path, pick: Pick, skip: int = 0) -> Iterator[Block]:
         raise DataError(f"{path}: unknown file type; supported are {SUPPORTED}")
     try:
         with _open_rows(path, known, pick) as (rows, fraction):
-            rest = islice(rows, skip, None)
-            while block := _take(rest):
+            while block := _take(rows):
                 yield Block(block, fraction(block[-1][0]))
     except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -352,7 +352,7 @@ def _parquet_rows(file: Any, source: str, pick: Pick, pyarrow: Any) -> Iterator[
     done = 0
     picked = pick(source, file.schema_arrow.names)
     try:
-        for batch in file.iter_batches(batch_size=BLOCK_ROWS // 4, columns=picked):
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=picked):
             columns = [_values(batch.column(name), name, source, done) for name in picked]
             yield from enumerate(zip(*columns, strict=True), start=done + 1)
             done += batch.num_rows

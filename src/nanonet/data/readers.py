@@ -7,6 +7,7 @@ unlabelled texts, and those are counted.
 
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,14 +84,14 @@ def read_table(
 
 
 def stream_texts(
-    source: str | Path, column: str, skip: int = 0, *, allow_nul: bool = True
+    source: str | Path, column: str, *, allow_nul: bool = True
 ) -> Iterator[tuple[list[str], float]]:
     """Yield (texts, fraction of the source that has been read) for one block after the other.
 
     ``source`` is a file, ``hub:NAME``, or ``-``: JSON lines on standard input, which come in
     blocks that end at the latest where the stream pauses (fraction 0: unknown). Every row is
-    kept, a missing text as ``""``, and the first ``skip`` rows of a file are passed over.
-    ``allow_nul=False`` refuses the NUL character, for an output that cannot hold it.
+    kept, a missing text as ``""``. ``allow_nul=False`` refuses the NUL character, for an output
+    that cannot hold it.
 
     Raises ``DataError`` for anything unusable, ``MissingExtraError`` where Parquet, ``.zst`` or
     the hub needs a package that is not installed.
@@ -102,11 +103,13 @@ def stream_texts(
     pick = partial(_pick, columns=Columns(text=column), labels="ignored")
     if name == STDIN:
         name = "stdin"
+        if sys.stdin is None:
+            raise DataError("stdin is closed; give --input FILE")
         # Not sys.stdin: a thread that waits in it would break the interpreter's exit.
         stream = open(0, "rb", closefd=False)  # noqa: SIM115
         blocks = arriving_blocks(stream, name, pick)
     else:
-        blocks = read_blocks(Path(source), pick, skip)
+        blocks = read_blocks(Path(source), pick)
     for block in blocks:
         texts = [clean_text(cells[0], place(name, row), column) for row, cells in block.rows]
         nul = None if allow_nul else next((i for i, t in enumerate(texts) if "\0" in t), None)

@@ -2,19 +2,20 @@
 
 While a file is written, its finished blocks lie beside it in the folder ``.NAME.partial``::
 
-    job.json                              what they are made from
-    000000000000-000000004096.jsonl       the answers to rows 0 to 4095, whole
-    000000004096-000000008192.jsonl       and so on
+    job.json                                    the bundle that answers
+    000000000000-000000004096-DIGEST.jsonl      the answers to rows 0 to 4095, whole
+    000000004096-000000008192-DIGEST.jsonl      and so on
 
-At the end they are joined and renamed to the output. The runtime knows no file formats: what reads,
-writes and joins is passed in (see `Files`).
+The digest is that of the block's texts: a later call answers only the blocks that have no such
+file, whatever has become of the input. At the end the blocks are joined and renamed to the output.
+The runtime knows no file formats: what reads, writes and joins is passed in (see `Files`).
 """
 
 import json
-import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,20 +27,18 @@ from nanonet.tasks.labels import LabelSet
 
 Answers = dict[str, list[Any]]  # column name -> values, all of the same length
 Blocks = Iterable[tuple[list[str], float]]  # texts, and the fraction of the source read after them
-Job = Mapping[str, str | int]
 
 _JOB = "job.json"
-_PART = re.compile(r"(\d{12})-(\d{12})\.\w+")
 
 
 class Progress(Protocol):
     """Who wants to know how far the work is."""
 
-    def start(self, rows: int) -> None:
-        """Work starts; an earlier run has finished ``rows`` of it."""
+    def update(self, rows: int, reused: int, fraction: float) -> None:
+        """So many rows are done, ``reused`` of them by an earlier call.
 
-    def update(self, rows: int, fraction: float) -> None:
-        """So many rows are done, and so much of the source (0 to 1, 0: unknown) has been read."""
+        ``fraction`` of the source has been read (0 to 1; 0: unknown).
+        """
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,31 @@ class Files:
     """How the rows of one input come in and how their answers go out.
 
     Attributes:
-        blocks: given the number of rows to leave out at the start, yields the others.
+        blocks: the input, from its start.
         suffix: of a part's name.
         write: writes the answers of a block to a part, whole or not at all.
         join: joins parts, at least one, to a file in the format of its name.
     """
 
-    blocks: Callable[[int], Blocks]
+    blocks: Blocks
     suffix: str
     write: Callable[[Path, Answers], None]
-    join: Callable[[list[Path], Path], None]
+    join: Callable[[Sequence[Path], Path], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What has been written.
+
+    Attributes:
+        rows: of the output.
+        reused: rows that an earlier call had answered.
+        outdated: finished blocks of an earlier call that did not fit the input any more.
+    """
+
+    rows: int
+    reused: int
+    outdated: int
 
 
 def answer(predictor: Predictor, texts: list[str]) -> Answers:
@@ -80,7 +94,6 @@ def predict_stream(
     predictor: Predictor, blocks: Blocks, write: Callable[[str], None], progress: Progress
 ) -> int:
     """Write an answer as a JSON line for each row, block by block; return the number of rows."""
-    progress.start(0)
     rows = 0
     for texts, fraction in blocks:
         columns = answer(predictor, texts)
@@ -89,50 +102,40 @@ def predict_stream(
         )
         write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         rows += len(texts)
-        progress.update(rows, fraction)
+        progress.update(rows, 0, fraction)
     return rows
-
-
-def job_of(source: Path, bundle: Path, column: str) -> Job:
-    """Return what decides the answers to a file: a job with another value is another job."""
-    state = source.stat()
-    return {
-        "input": f"{state.st_size} bytes of {state.st_mtime_ns}",
-        "bundle": sha256_file(bundle / MANIFEST),  # which holds the checksums of the rest
-        "text column": column,
-    }
 
 
 def predict_file(
     predictor: Predictor,
+    bundle: Path,
     output: Path,
     files: Files,
     progress: Progress,
     *,
-    job: Job | None,
     overwrite: bool = False,
-) -> int:
-    """Write the answers to every row of an input to ``output``; return the number of rows.
+) -> Done:
+    """Write the answers to every row of an input to ``output``.
 
-    The file appears complete or not at all. After a kill, the same call with the same job goes on
-    after the last finished block. ``job=None``: an input that cannot be read twice, for which
-    nothing is kept. ``overwrite`` drops the unfinished work of another job.
+    The file appears complete or not at all. After a kill or an error, the same call answers what is
+    not answered yet. ``overwrite`` drops the unfinished work of another bundle.
 
     Raises:
-        RunError: there is unfinished work of another job.
+        RunError: there is unfinished work of another bundle.
         InterruptedRunError: Ctrl-C; finished blocks are kept.
         NanoNetError: whatever ``files`` raises; finished blocks are kept.
     """
     folder = output.with_name(f".{output.name}.partial")
-    _prepare(folder, output, job, overwrite)
+    _prepare(folder, bundle, output, overwrite)
+    found = set(folder.glob(f"*{files.suffix}"))
     parts: list[Path] = []
     try:
-        rows = _answer_blocks(predictor, folder, files, progress, parts)
+        rows, reused = _answer_blocks(predictor, folder, files, progress, parts)
         whole = folder / output.name
         files.join(parts, whole)
         whole.replace(output)
     except BaseException as error:
-        if job is None or not parts:
+        if not parts and not found:
             shutil.rmtree(folder, ignore_errors=True)
         elif isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError(
@@ -140,54 +143,58 @@ def predict_file(
             ) from None
         raise
     _drop(folder)
-    return rows
+    return Done(rows, reused, len(found.difference(parts)))
 
 
 def _answer_blocks(
     predictor: Predictor, folder: Path, files: Files, progress: Progress, parts: list[Path]
-) -> int:
-    """Add the finished parts to ``parts``, then the missing ones; return the number of rows."""
-    rows = 0
-    for path in sorted(folder.iterdir()):
-        match = _PART.fullmatch(path.name)
-        if match and int(match[1]) == rows:
-            parts.append(path)
-            rows = int(match[2])
-    progress.start(rows)
+) -> tuple[int, int]:
+    """Add a file for every block to ``parts``; return (rows, rows that were answered before)."""
+    rows = reused = 0
 
     def finish(texts: list[str]) -> int:
         end = rows + len(texts)
-        part = folder / f"{rows:012}-{end:012}{files.suffix}"
-        files.write(part, answer(predictor, texts))
+        part = folder / f"{rows:012}-{end:012}-{_digest(texts)}{files.suffix}"
+        known = part.exists()
+        if not known:
+            files.write(part, answer(predictor, texts))
         parts.append(part)
-        return end
+        return len(texts) if known else 0
 
-    for texts, fraction in files.blocks(rows):
-        rows = finish(texts)
-        progress.update(rows, fraction)
+    for texts, fraction in files.blocks:
+        reused += finish(texts)
+        rows += len(texts)
+        progress.update(rows, reused, fraction)
     if not parts:
-        finish([])  # of no rows, but with the columns
-    return rows
+        finish([])  # no rows, but their columns
+    return rows, reused
 
 
-def _prepare(folder: Path, output: Path, job: Job | None, overwrite: bool) -> None:
-    """Make the folder of the parts, or find that of the same job."""
+def _digest(texts: list[str]) -> str:
+    digest = blake2b(digest_size=16)
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+def _prepare(folder: Path, bundle: Path, output: Path, overwrite: bool) -> None:
+    """Make the folder of the parts, or find that of the same bundle."""
+    job = {"bundle": sha256_file(bundle / MANIFEST)}  # which holds the checksums of the rest
     try:
         found = json.loads((folder / _JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        found = None  # a job comes first: without one there is nothing of worth
-    if isinstance(found, dict) and not overwrite:
-        if found == job:
-            return
-        keys = [key for key in job or () if found.get(key) != (job or {})[key]] or ["input"]
+        found = None  # it comes first and goes first: without it there is nothing of worth
+    if found == job and not overwrite:
+        return
+    if found is not None and not overwrite:
         raise RunError(
-            f"{folder} holds unfinished work on {output} from another {' and another '.join(keys)};"
-            " give the same again to finish it, or start afresh with --overwrite"
+            f"{folder} holds unfinished work on {output} with another bundle; finish it with that "
+            "one, or start afresh with --overwrite"
         )
     _drop(folder)
     folder.mkdir()
-    if job is not None:
-        write_json(folder / _JOB, dict(job))
+    write_json(folder / _JOB, job)
 
 
 def _drop(folder: Path) -> None:

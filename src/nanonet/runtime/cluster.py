@@ -13,41 +13,43 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanonet.core.bundle import read_manifest
+from nanonet.core.bundle import MANIFEST, read_manifest
 from nanonet.core.errors import ConfigError, DataError, MissingExtraError, NanoNetError, RunError
-from nanonet.core.files import write_json
-from nanonet.runtime.batch import Files, Job, Progress, job_of, predict_file
+from nanonet.core.files import sha256_file, write_json
+from nanonet.runtime.batch import Files, Progress, predict_file
 from nanonet.runtime.predictor import Predictor
 from nanonet.tasks.labels import LabelSet
 
 # Given an input file, an output file and the text column: how they are read and written.
 FilesOf = Callable[[str, str, str, LabelSet], Files]
 
-_RECORD = ".nanonet.json"  # in the output folder: the job of every file; readers of Parquet skip it
+_RECORD = (
+    ".nanonet.json"  # in the output folder: what was answered with what; readers of Parquet skip it
+)
 
 
 class FileWorker:
     """Answers whole files: an actor of the pool."""
 
-    def __init__(self, bundle: str, column: str, threads: int, files_of: FilesOf) -> None:
+    def __init__(
+        self, bundle: str, column: str, threads: int, files_of: FilesOf, overwrite: bool
+    ) -> None:
         self._bundle = Path(bundle)
         self._column = column
         self._predictor = Predictor.load(bundle, threads=threads)
         self._files_of = files_of
+        self._overwrite = overwrite
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Return the rows done and what went wrong, file by file.
+        """Return the rows done and what went wrong ("" if nothing), file by file.
 
-        ``batch`` holds arrays of shape (files,): ``source``, ``output`` and whether to ``restart``
-        where unfinished work is found.
+        ``batch`` holds two arrays of shape (files,): ``source`` and ``output``.
         """
         done: dict[str, list[Any]] = {"rows": [], "error": []}
-        for source, output, restart in zip(
-            batch["source"], batch["output"], batch["restart"], strict=True
-        ):
+        for source, output in zip(batch["source"], batch["output"], strict=True):
             rows, problem = 0, ""
             try:
-                rows = self._answer(str(source), str(output), bool(restart))
+                rows = self._answer(str(source), str(output))
             # As a value: an exception would end the other files' work, and come in Ray's wrapping.
             except (NanoNetError, OSError) as error:
                 problem = str(error)
@@ -55,25 +57,19 @@ class FileWorker:
             done["error"].append(problem)
         return done
 
-    def _answer(self, source: str, output: str, restart: bool) -> int:
+    def _answer(self, source: str, output: str) -> int:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
+        files = self._files_of(source, output, self._column, self._predictor.labels)
         return predict_file(
-            self._predictor,
-            Path(output),
-            self._files_of(source, output, self._column, self._predictor.labels),
-            _Silent(),
-            job=job_of(Path(source), self._bundle, self._column),
-            overwrite=restart,
-        )
+            *(self._predictor, self._bundle, Path(output), files, _Silent()),
+            overwrite=self._overwrite,
+        ).rows
 
 
 class _Silent:
     """The progress of a file is nobody's concern: that of the folder is shown."""
 
-    def start(self, rows: int) -> None:
-        """See `Progress`."""
-
-    def update(self, rows: int, fraction: float) -> None:
+    def update(self, rows: int, reused: int, fraction: float) -> None:
         """See `Progress`."""
 
 
@@ -122,22 +118,21 @@ def predict_folder(
         raise ConfigError(f"{output} and {source} lie in each other: choose another --output")
     read_manifest(bundle)
     names = _names(source)
-    jobs = {name: job_of(source / name, bundle, column) for name in names}
+    job = {"bundle": sha256_file(bundle / MANIFEST), "text column": column}
     items = [
-        {"source": str(source / name), "output": str(output / name), "restart": restart}
-        for name, restart in _todo(output, jobs, overwrite).items()
+        {"source": str(source / name), "output": str(output / name)}
+        for name in _todo(source, output, names, job, overwrite)
     ]
     if not items:
         return 0
     rows, problems = 0, list[str]()
-    progress.start(0)
     try:
         with _cluster(ray):
-            actor = (str(bundle), column, threads, files_of)
+            actor = (str(bundle), column, threads, files_of, overwrite)
             for count, row in enumerate(_answered(ray, items, actor, workers), start=1):
                 rows += int(row["rows"])
                 problems += [row["error"]] if row["error"] else []
-                progress.update(rows, count / len(items))
+                progress.update(rows, 0, count / len(items))
     except (ray.exceptions.RayError, RuntimeError, ConnectionError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RunError(f"Ray failed: {lines[-1][:300]}") from error
@@ -175,36 +170,35 @@ def _names(source: Path) -> list[str]:
     return sorted(shown)
 
 
-def _todo(output: Path, jobs: dict[str, Job], overwrite: bool) -> dict[str, bool]:
-    """Return the files that need work, and whether unfinished work on them is out of date.
+def _todo(
+    source: Path, output: Path, names: list[str], job: dict[str, str], overwrite: bool
+) -> list[str]:
+    """Return the names of the files that need work.
 
-    Records the jobs in the output folder, after removing outputs that are out of date.
+    Records job and inputs in the output folder, after removing outputs that are out of date.
     """
     before = _recorded(output)
-    keys = {
-        key
-        for name, job in jobs.items()
-        for key in job
-        if key != "input" and name in before and before[name].get(key) != job[key]
-    }
-    if keys and not overwrite:
+    others = [key for key, value in job.items() if before and before.get(key) != value]
+    if others and not overwrite:
         raise RunError(
-            f"{output} was answered with another {' and another '.join(sorted(keys))}: give the "
-            "same again, start afresh with --overwrite, or name a new --output"
+            f"{output} was answered with another {' and another '.join(others)}: give the same "
+            "again, start afresh with --overwrite, or name a new --output"
         )
-    todo = {}
-    for name, job in jobs.items():
-        restart = overwrite or before.get(name) != job
-        if restart or not (output / name).is_file():
-            todo[name] = restart
+    states = {name: (source / name).stat() for name in names}
+    inputs = {name: f"{state.st_size} {state.st_mtime_ns}" for name, state in states.items()}
+    known = {} if overwrite else before.get("inputs", {})
+    todo = []
+    for name in names:
+        if known.get(name) != inputs[name] or not (output / name).is_file():
+            todo.append(name)
             (output / name).unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / _RECORD, {**before, **jobs})
+    write_json(output / _RECORD, {**job, "inputs": {**known, **inputs}})
     return todo
 
 
 def _recorded(output: Path) -> dict[str, Any]:
-    """Return the jobs that an earlier call has recorded in the output folder, by file."""
+    """Return what an earlier call has recorded in the output folder; empty where there was none."""
     record = output / _RECORD
     if not record.is_file():
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -214,16 +208,17 @@ def _recorded(output: Path) -> dict[str, Any]:
         return {}
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
-        return {name: dict(job) for name, job in before.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise RunError(f"{record} is damaged: name a new --output") from error
+    except ValueError:
+        before = None
+    if not isinstance(before, dict) or not isinstance(before.get("inputs"), dict):
+        raise RunError(f"{record} is damaged: name a new --output")
+    return before
 
 
 @contextmanager
 def _cluster(ray: Any) -> Iterator[None]:
     """Join the running cluster, or start one on this machine and end it afterwards; quietly."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it tells of inner matters as errors
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
