@@ -12,7 +12,7 @@ import pytest
 
 from nanonet.cli.predict import files_of
 from nanonet.core.files import sha256_file
-from nanonet.runtime.cluster import FileWorker
+from nanonet.runtime.cluster import FileWorker, _todo
 from runs import refuse, succeed
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'nanonet[cluster]'")
@@ -66,14 +66,29 @@ def ray(*command: object) -> subprocess.CompletedProcess[str]:
     }
     environment.pop("RAY_ADDRESS", None)
     call = [sys.executable, "-m", "nanonet", *map(str, command)]
-    return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=600)
 
 
-def test_every_file_is_answered_as_on_one_machine_and_only_once(bundle, folder):
-    output = folder.parent / "out"
+@pytest.fixture
+def no_ray(monkeypatch):
+    """Whoever starts Ray in this process fails."""
+    import ray as package
+
+    monkeypatch.setattr(package, "init", lambda *_, **__: pytest.fail("Ray was started"))
+
+
+def test_every_file_is_answered_as_on_one_machine(bundle, folder, no_ray):
+    """With two actors and a file that cannot be answered; then without it, with nothing to do."""
+    output, bad = folder.parent / "out", folder / "bad.parquet"
+    bad.write_bytes(b"PAR1")
     done = ray(*arguments(bundle, folder, "--workers", 2))
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"{output}: 60 texts, ")
+    said = done.stderr.splitlines()[-1]  # Ray says things of its own
+    assert said.startswith(f"error: {bad} is no Parquet file"), done.stderr
+    assert said.endswith("; 3 of 4 files are answered")
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    bad.unlink()
+    assert f"{output}: 0 texts" in succeed(*arguments(bundle, folder)).err
     found = [str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()]
     assert sorted(found) == sorted([".nanonet.json", *NAMES])
     for name in NAMES:
@@ -83,25 +98,8 @@ def test_every_file_is_answered_as_on_one_machine_and_only_once(bundle, folder):
         assert (output / name).read_bytes() == alone.read_bytes()
     assert pq.read_table(output / "b.parquet").num_rows == 0
 
-    # One file lacks its answers, one input has changed, one cannot be read any more.
-    (output / "a.parquet").unlink()
-    shutil.copy(folder / "a.parquet", folder / "b.parquet")
-    (folder / "day=1" / "c.parquet").write_bytes(b"PAR1")
-    done = ray(*arguments(bundle, folder, "--workers", 2))
-    assert done.returncode == 1
-    said = done.stderr.splitlines()[-1]  # Ray says things of its own
-    assert said.startswith(f"error: {folder / 'day=1' / 'c.parquet'} is no Parquet file")
-    assert said.endswith("; 2 of 3 files are answered")
-    assert "Traceback" not in done.stderr
-    assert (output / "a.parquet").read_bytes() == (output / "b.parquet").read_bytes()
-    assert not (output / "day=1" / "c.parquet").exists()
 
-
-def test_what_is_finished_needs_no_cluster(bundle, folder, monkeypatch):
-    """All is refused or found finished before Ray starts: this process never starts it."""
-    import ray as package
-
-    monkeypatch.setattr(package, "init", lambda *_, **__: pytest.fail("Ray was started"))
+def test_what_an_earlier_call_has_answered(bundle, folder, no_ray):
     output = folder.parent / "out"
     command = arguments(bundle, folder)
     worker = FileWorker(str(bundle), "body", 1, files_of, False)
@@ -124,6 +122,23 @@ def test_what_is_finished_needs_no_cluster(bundle, folder, monkeypatch):
     (output / ".nanonet.json").write_text("[]")
     refuse(*command, parts=[".nanonet.json is damaged"])
     assert pq.read_table(output / "a.parquet").num_rows == 40
+
+
+def test_which_files_need_work(folder):
+    output = folder.parent / "out"
+    job = {"bundle": "1", "text column": "body"}
+    assert _todo(folder, output, NAMES, job, False) == NAMES
+    for name in NAMES:
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text("answers")
+    assert _todo(folder, output, NAMES, job, False) == []
+    (output / NAMES[0]).unlink()
+    shutil.copy(folder / "a.parquet", folder / "b.parquet")
+    assert _todo(folder, output, NAMES, job, False) == NAMES[:2]
+    assert not (output / "b.parquet").exists()  # out of date: never to be taken for an answer
+    assert (output / NAMES[2]).exists()
+    assert _todo(folder, output, NAMES, {**job, "bundle": "2"}, True) == NAMES
+    assert not (output / NAMES[2]).exists()
 
 
 def test_a_bad_file_does_not_stop_the_others(bundle, folder):
@@ -155,10 +170,9 @@ def test_a_bad_file_does_not_stop_the_others(bundle, folder):
         (["--output", "file"], ["file exists and is not the output"], 1),
     ],
 )
-def test_what_is_refused_before_ray_starts(bundle, folder, monkeypatch, change, parts, status):
-    import ray as package
-
-    monkeypatch.setattr(package, "init", lambda *_, **__: pytest.fail("Ray was started"))
+def test_what_is_refused_before_ray_starts(
+    bundle, folder, no_ray, monkeypatch, change, parts, status
+):
     monkeypatch.chdir(folder.parent)
     for name in ("empty", "full"):
         Path(name).mkdir()
@@ -169,10 +183,7 @@ def test_what_is_refused_before_ray_starts(bundle, folder, monkeypatch, change, 
     assert Path("full/thesis.tex").read_text() == "x"
 
 
-def test_a_damaged_bundle_is_refused_before_ray_starts(bundle, folder, monkeypatch):
-    import ray as package
-
-    monkeypatch.setattr(package, "init", lambda *_, **__: pytest.fail("Ray was started"))
+def test_a_damaged_bundle_is_refused_before_ray_starts(bundle, folder, no_ray):
     other = shutil.copytree(bundle, folder.parent / "bundle")
     (other / "model.onnx").write_bytes(b"x")
     refuse(*arguments(other, folder), parts=["model.onnx", "checksum"])

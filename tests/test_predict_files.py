@@ -28,12 +28,12 @@ COLUMNS = ["text", "label", "label_name", "probability"]
 
 
 def plain(path: Path) -> bytes:
-    """Decompress with other tools than the package's."""
+    """Return what was compressed, not with the package's readers."""
     if path.suffix == ".gz":
         return gzip.decompress(path.read_bytes())
     if path.suffix == ".zst":
-        zstandard = pytest.importorskip("zstandard")
-        return zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
+        pyarrow = pytest.importorskip("pyarrow")
+        return pyarrow.input_stream(str(path), compression="zstd").read()
     return path.read_bytes()
 
 
@@ -426,6 +426,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from nanonet.cli.predict import files_of
+from nanonet.data import writers
 from nanonet.runtime.batch import predict_file
 from nanonet.tasks.labels import LabelSet
 
@@ -437,6 +438,7 @@ class Predictor:
 class Progress:
     def update(self, *_): pass
 
+writers._ROW_GROUP_ROWS = 4096  # or the smaller file would not fill one
 predictor = Predictor()
 bundle, source, output = sys.argv[1:]
 files = files_of(source, output, "text", predictor.labels)
@@ -452,16 +454,16 @@ print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 )
 def test_memory_does_not_grow_with_the_file(bundle, tmp_path, source, output):
     used = []
-    for rows in (20_000, 200_000):
+    for rows in (10_000, 100_000):
         path = tmp_path / f"{rows}{source}"
-        write_table(path, {"text": [f"{i} " + "some words " * 20 for i in range(rows)]})
+        write_table(path, {"text": [f"{i} " + "some words " * 60 for i in range(rows)]})
         command = [sys.executable, "-c", MEMORY, bundle, path, tmp_path / output]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.stderr == ""
         count, megabytes = map(int, done.stdout.split())
         assert count == rows
         used.append(megabytes)
-    assert used[1] - used[0] < 25  # the texts alone are 40 MB more
+    assert used[1] - used[0] < 30  # the texts alone are 60 MB more
 
 
 # pipes
@@ -493,6 +495,25 @@ def test_a_pipe_into_a_file(bundle, tmp_path):
     assert (done.returncode, done.stdout) == (0, b"")
     assert done.stderr.startswith(f"{tmp_path / 'o.csv'}: 5,000 texts".encode())
     assert len(rows_of(tmp_path / "o.csv")) == 5000
+    assert temporary_files(tmp_path) == []
+
+
+def test_a_pipe_into_a_file_waits_for_whole_blocks_and_goes_on(bundle, tmp_path):
+    """Where the pipe pauses is chance; cut there, no block could be found again."""
+    arguments = [*COMMAND, str(bundle), "--input", "-", "--output", str(tmp_path / "o.csv")]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    for line in (b'{"text": "a"}\n' * 5000, b"broken\n"):
+        process.stdin.write(line)
+        process.stdin.flush()
+        time.sleep(0.2)
+    assert b"stdin, line 5001" in process.communicate()[1]
+    assert process.returncode == 1
+    (folder,) = tmp_path.iterdir()
+    names = [p.name[:25] for p in sorted(folder.glob("0*"))]
+    assert names == ["000000000000-000000004096", "000000004096-000000005000"]
+    done = pipe(bundle, '{"text": "a"}\n' * 5000, "--output", str(tmp_path / "o.csv"))
+    assert b"5,000 texts (5,000 of them answered before)" in done.stderr
     assert temporary_files(tmp_path) == []
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nanonet.tasks.labels import LabelSet
 
 PIPE = "-"
+_PAUSE = 0.02  # seconds without a line after which the lines so far are answered
 
 
 @click.command()
@@ -109,9 +110,8 @@ def _predict_to_pipe(bundle: str, source: str, column: str, threads: int) -> Non
     name = "stdin" if source == PIPE else source
     with RowProgress(name, quiet=sys.stdout.isatty()) as progress:
         # Every block is flushed: what reads the pipe waits for it.
-        predict_stream(
-            predictor, stream_texts(source, column), partial(click.echo, nl=False), progress
-        )
+        blocks = stream_texts(source, column, pause=_PAUSE)
+        predict_stream(predictor, blocks, partial(click.echo, nl=False), progress)
 
 
 def _predict_file(

@@ -28,7 +28,6 @@ SUPPORTED = ".csv, .tsv, .jsonl, .ndjson (each also as .gz and .zst) and .parque
 BLOCK_ROWS = 4096
 PARQUET_ROWS = 1024  # read at once
 BLOCK_CHARACTERS = 2**23  # of the first chosen column: bounds memory where texts are long
-PAUSE = 0.02  # seconds without a new line after which the lines of a stream are answered
 _FILES_COMPARED = 1000
 
 Row = tuple[int, tuple[Any, ...]]  # line (text files) or row, from 1; the chosen columns' values
@@ -93,10 +92,13 @@ def read_blocks(path: Path, pick: Pick) -> Iterator[Block]:
         raise _damaged(path, known, error) from error
 
 
-def arriving_blocks(stream: BinaryIO, source: str, pick: Pick) -> Iterator[Block]:
-    """Yield the rows of a JSONL stream in blocks that end at the latest where the stream pauses.
+def arriving_blocks(
+    stream: BinaryIO, source: str, pick: Pick, pause: float | None = None
+) -> Iterator[Block]:
+    """Yield the rows of a JSONL stream in blocks, as `read_blocks` does for a file.
 
-    Rows before a broken line are yielded before the ``DataError``.
+    After ``pause`` seconds without another row, a block ends early. Rows before a broken line are
+    yielded before the ``DataError``.
     """
     arrived: Queue[Row | Exception | None] = Queue(BLOCK_ROWS)
     ended: list[Exception | None] = []
@@ -114,7 +116,7 @@ def arriving_blocks(stream: BinaryIO, source: str, pick: Pick) -> Iterator[Block
         while isinstance(item, tuple):
             yield item
             try:
-                item = arrived.get(timeout=PAUSE)
+                item = arrived.get(timeout=pause)
             except Empty:
                 return
         ended.append(item)

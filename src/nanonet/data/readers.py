@@ -84,13 +84,13 @@ def read_table(
 
 
 def stream_texts(
-    source: str | Path, column: str, *, allow_nul: bool = True
+    source: str | Path, column: str, *, allow_nul: bool = True, pause: float | None = None
 ) -> Iterator[tuple[list[str], float]]:
     """Yield (texts, fraction of the source that has been read) for one block after the other.
 
-    ``source`` is a file, ``hub:NAME``, or ``-``: JSON lines on standard input, which come in
-    blocks that end at the latest where the stream pauses (fraction 0: unknown). Every row is
-    kept, a missing text as ``""``. ``allow_nul=False`` refuses the NUL character, for an output
+    ``source`` is a file, ``hub:NAME``, or ``-``: JSON lines on standard input, of which no fraction
+    is known (0). There, a block also ends after ``pause`` seconds without another line. Every row
+    is kept, a missing text as ``""``. ``allow_nul=False`` refuses the NUL character, for an output
     that cannot hold it.
 
     Raises ``DataError`` for anything unusable, ``MissingExtraError`` where Parquet, ``.zst`` or
@@ -107,7 +107,7 @@ def stream_texts(
             raise DataError("stdin is closed; give --input FILE")
         # Not sys.stdin: a thread that waits in it would break the interpreter's exit.
         stream = open(0, "rb", closefd=False)  # noqa: SIM115
-        blocks = arriving_blocks(stream, name, pick)
+        blocks = arriving_blocks(stream, name, pick, pause)
     else:
         blocks = read_blocks(Path(source), pick)
     for block in blocks:
