@@ -31,11 +31,11 @@ FOREIGN = {
     "tasks": {"numpy", "tokenizers"},
     # The server's packages in the server's modules only: a predictor needs none of them.
     "runtime": {
-        *("numpy", "onnxruntime"),
+        *("numpy", "onnxruntime", "ray"),  # ray inside functions
         *("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"),
     },
     "data": {"numpy", "pyarrow", "datasets", "torch"},  # pyarrow and datasets inside functions
-    "cli": {"click"},
+    "cli": {"click", "rich"},  # rich inside functions
     "__init__": set(),
     "__main__": set(),
     "scoring": {"numpy"},

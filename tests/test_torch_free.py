@@ -11,7 +11,7 @@ from runs import succeed
 
 ABSENT = (
     *("torch", "transformers", "sklearn", "scipy", "pyarrow", "safetensors", "onnx"),
-    *("onnxscript", "datasets", "matplotlib", "tomli_w", "accelerate", "huggingface_hub"),
+    *("onnxscript", "datasets", "matplotlib", "tomli_w", "accelerate", "huggingface_hub", "ray"),
 )
 # Says of every package of the extras what Python says of one that is not installed.
 BASE_INSTALL = f"""
