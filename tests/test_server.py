@@ -260,7 +260,7 @@ def test_metrics(predictor):
     with running(predictor, ServerSettings(60.0, LIMITS)) as (client, _):
         client.predict(texts=["a", "b"])
         client.predict(text=1)
-        client.get("/secret text")
+        client.get("/secret%20text")
         values = read(client)
     assert values['nanonet_requests_total{path="/predict",status="200"}'] == 1
     assert values['nanonet_requests_total{path="/predict",status="422"}'] == 1
