@@ -101,8 +101,9 @@ class Service:
         limits = self.settings.limits
         if not self.ready:
             raise self._closed()
+        body = await read_body(request, limits.body_bytes)
         started = time.monotonic()
-        asked = parse(await read_body(request, limits.body_bytes), limits)
+        asked = parse(body, limits)
         texts = asked.to_classify()
         request.state.texts = len(texts)
         try:
