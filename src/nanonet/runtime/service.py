@@ -156,4 +156,4 @@ def text_work(text: str, max_length: int) -> float:
 def warm_up_texts(manifest: Manifest) -> list[str]:
     """Return texts of usual length to measure the model with."""
     words = min(manifest.max_length, 32)
-    return ["some more words that have no meaning " * (words // 7 + 1)] * 32
+    return ["some more words that have no meaning " * (words // 7 + 1)] * 16
