@@ -9,6 +9,7 @@ import click
 from nanonet.core.errors import ConfigError, MissingExtraError
 
 TOKEN_VARIABLE = "NANONET_TOKEN"
+BACKLOG = 2048  # connections that wait to be taken
 
 
 @click.command()
@@ -96,6 +97,7 @@ def serve(
     settings = ServerSettings(max_latency_ms / 1000, limits, read_token(token_file))
     with bind(host, port) as listener:
         predictor = Predictor.load(bundle, threads=threads)
+        listener.listen(BACKLOG)  # from the next line on, clients may come
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         click.echo(f"{bundle} is served at {url}")

@@ -36,7 +36,7 @@ class Metrics:
         self.texts = Counter("nanonet_texts", "Texts classified.", registry=self.registry)
         self.latency = Histogram(
             "nanonet_request_seconds",
-            "From a request's head to its answer, of accepted requests to /predict.",
+            "From a request's body to its answer, of accepted requests to /predict.",
             buckets=_SECONDS,
             registry=self.registry,
         )

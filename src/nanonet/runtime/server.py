@@ -59,6 +59,8 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self.service.draining:  # the client's next request needs another server
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:

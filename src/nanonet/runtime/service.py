@@ -101,8 +101,9 @@ class Service:
         limits = self.settings.limits
         if not self.ready:
             raise self._closed()
+        body = await read_body(request, limits.body_bytes)
         started = time.monotonic()
-        asked = parse(await read_body(request, limits.body_bytes), limits)
+        asked = parse(body, limits)
         texts = asked.to_classify()
         request.state.texts = len(texts)
         try:
@@ -155,4 +156,4 @@ def text_work(text: str, max_length: int) -> float:
 def warm_up_texts(manifest: Manifest) -> list[str]:
     """Return texts of usual length to measure the model with."""
     words = min(manifest.max_length, 32)
-    return ["some more words that have no meaning " * (words // 7 + 1)] * 32
+    return ["some more words that have no meaning " * (words // 7 + 1)] * 16
