@@ -53,7 +53,8 @@ pooling{normalised} and a linear head: {facts["parameters"]:,} parameters. Train
 names = {labels["names"]!r}
 {use}```
 
-The outputs are those of the trained model to {facts["largest_difference_from_the_run"]:.0e}.
+Needs transformers 5. The outputs are those of the trained model to \
+{facts["largest_difference_from_the_run"]:.0e}.
 
 ## Training data
 
