@@ -29,7 +29,7 @@ LAYER = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FOREIGN = {
     "core": set(),
     "tasks": {"numpy", "tokenizers"},
-    "runtime": {"numpy", "onnxruntime"},
+    "runtime": {"numpy", "onnxruntime", "openvino"},  # openvino inside functions
     "data": {"numpy", "pyarrow", "datasets", "torch"},  # pyarrow and datasets inside functions
     "cli": {"click"},
     "__init__": set(),

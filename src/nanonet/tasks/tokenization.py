@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 Ids = NDArray[np.int64]
 UNKNOWN_SHARE_LIMIT = 0.1  # of the tokens; above it the tokenizer does not know the script
+TEXTS_AT_ONCE = 512  # an encoding takes about 10 kB for a text of 50 tokens, its ids 400 bytes
 TRUNCATED_SHARE_LIMIT = 0.05  # of the texts
 
 
@@ -49,8 +50,23 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(max_length)
         self._unknown = _unknown_id(self._tokenizer)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, those added later included."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the token ids of ``texts``, in order; faster than `encode`, which counts too."""
+        ids: list[Ids] = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            encodings = self._tokenizer.encode_batch_fast(
+                list(texts[start : start + TEXTS_AT_ONCE])
+            )
+            ids += [np.array(e.ids, dtype=np.int64) for e in encodings]
+        return ids
+
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """Return the token ids of ``texts``, in order."""
+        """Return the token ids of ``texts``, in order, and what was lost of them."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         ids = [np.asarray(e.ids, dtype=np.int64) for e in encodings]
         truncated = sum(1 for e in encodings if e.overflowing)
