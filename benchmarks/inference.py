@@ -140,7 +140,7 @@ def measure(processes: list[Process], texts: int, singles: int, rounds: int) -> 
             own = found[process.spec["name"]]
             is_gemm = process.spec["contender"] == "gemm"
             own["batched"].append(process.ask("batched", count=texts))
-            count = singles // (4 if is_gemm else 1)
+            count = max(1, singles // 4) if is_gemm else singles
             own["single"].append(process.ask("single", first=turn * singles, count=count))
     for process in processes:
         found[process.spec["name"]]["memory"] = process.ask("memory")

@@ -98,7 +98,7 @@ def test_what_is_ranked():
 
 
 def test_quantiles_of_lengths():
-    assert length_quantiles(range(1, 101), 4) == [13, 38, 62, 87]
+    assert length_quantiles(range(1, 101), 4) == [13, 38, 63, 88]
     assert length_quantiles([7], 3) == [7, 7, 7]
 
 
