@@ -31,7 +31,7 @@ FOREIGN = {
     "tasks": {"numpy", "tokenizers"},
     # The server's packages in the server's modules only: a predictor needs none of them.
     "runtime": {
-        *("numpy", "onnxruntime", "ray"),  # ray inside functions
+        *("numpy", "onnxruntime", "openvino", "ray"),  # these two inside functions
         *("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"),
     },
     "data": {"numpy", "pyarrow", "datasets", "torch"},  # pyarrow and datasets inside functions

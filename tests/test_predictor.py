@@ -36,7 +36,7 @@ def test_mixed_lengths_come_back_in_order(predictor):
 def test_neither_blocks_nor_chunks_change_the_result(predictor, monkeypatch, at_once, tokens):
     expected = predictor.predict_logits(TEXTS)
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", at_once)
-    monkeypatch.setattr(module, "TOKENS_PER_CHUNK", tokens)
+    monkeypatch.setattr(predictor, "_tokens_per_chunk", tokens)
     np.testing.assert_allclose(predictor.predict_logits(TEXTS), expected, atol=1e-4)
 
 

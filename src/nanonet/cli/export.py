@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from nanonet.cli.common import data_set_option, existing_folder, need, read
+from nanonet.cli.fastest import keep_fastest
 from nanonet.core.errors import ConfigError
 
 
@@ -23,10 +24,9 @@ from nanonet.core.errors import ConfigError
 @click.option(
     "--quantize",
     type=click.Choice(["none", "int8", "int8-static", "mixed", "int4"]),
-    default="none",
-    show_default=True,
     help="Bits of the weights. int8: a quarter of the size; int8-static: with fixed scales, so that"
-    " a text's answer does not depend on its batch; mixed: embeddings in 4 bits; int4: all in 4.",
+    " a text's answer does not depend on its batch; mixed: embeddings in 4 bits; int4: all in 4."
+    "  [default: none]",
 )
 @click.option(
     "--trim-vocabulary",
@@ -49,16 +49,23 @@ from nanonet.core.errors import ConfigError
     help="Write nothing if fewer texts than this share are answered as before.  [default: a"
     " warning below 0.99]",
 )
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Measure what runs fastest on this machine and record it in the bundle; without"
+    " --quantize, whether int8 does.",
+)
 @data_set_option
 @click.option("--overwrite", is_flag=True, help="Replace FOLDER if it exists.")
 def export(
     run: str,
     out: str,
     kind: str,
-    quantize: str,
+    quantize: str | None,
     vocabulary: str | None,
     data: str | None,
     min_agreement: float | None,
+    tune: bool,
     settings: tuple[str, ...],
     overwrite: bool,
 ) -> None:
@@ -69,21 +76,22 @@ def export(
     folder holds the weights, a tokenizer and a model card in Hugging Face's format instead.
     """
     if kind == "hf":
-        if quantize != "none" or vocabulary is not None or data or min_agreement is not None:
+        if quantize or vocabulary or data or tune or min_agreement is not None:
             raise ConfigError(
-                "--quantize, --trim-vocabulary, --data and --min-agreement go with --format"
-                " bundle: hf keeps the whole model"
+                "--quantize, --trim-vocabulary, --data, --min-agreement and --tune go with"
+                " --format bundle: hf keeps the whole model"
             )
         _export_hub(run, out, overwrite)
         return
     exporter = need("nanonet.export", "nanonet export")
+    compression = exporter.Compression(quantize or "none", _tokens(vocabulary), min_agreement)
+    table = None if data is None else read(data, settings, labels="optional")
+    folder, target = existing_folder(run), Path(out)
     manifest = exporter.export(
-        existing_folder(run),
-        Path(out),
-        compression=exporter.Compression(quantize, _tokens(vocabulary), min_agreement),
-        data=None if data is None else read(data, settings, labels="optional"),
-        overwrite=overwrite,
+        folder, target, compression=compression, data=table, overwrite=overwrite
     )
+    if tune:
+        manifest = keep_fastest(exporter, folder, target, manifest, compression, table, quantize)
     size = sum(f.stat().st_size for f in Path(out).iterdir())
     difference = manifest.metrics["largest_difference_from_torch"]
     click.echo(

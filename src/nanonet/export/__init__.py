@@ -116,6 +116,7 @@ def export(
                 metrics={
                     "selection": summary["selection"],
                     "evaluations": run.read_evaluations(),
+                    "token_lengths": summary.get("token_lengths", []),
                     **metrics,
                 },
             )

@@ -36,6 +36,7 @@ from torch import Tensor
 from nanonet.core.config import Config, build, to_dict
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.core.files import write_json, write_text
+from nanonet.core.machine import processor_name
 from nanonet.tasks.labels import LabelSet
 from nanonet.training.checkpoint import list_checkpoints, read_tensors, write_tensors
 from nanonet.training.device import Hardware
@@ -289,16 +290,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def processor_name() -> str:
-    """Return the processor's name, as Linux says it where it does."""
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:

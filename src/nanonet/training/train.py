@@ -18,7 +18,7 @@ from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
-from nanonet.tasks.tokenization import TextTokenizer, encoding_warnings
+from nanonet.tasks.tokenization import TextTokenizer, encoding_warnings, length_quantiles
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -346,6 +346,7 @@ def _finish(
     selection = select(prepared, config.seed)
     tensors = cohort.own_tensors()
     write_tensors(run.learners, tensors)
+    pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     summary = {
         "task": config.task,
         "teacher": TEACHER if cohort.has_teacher else None,
@@ -361,6 +362,7 @@ def _finish(
         "rows": {name: len(table.encoded.ids) for name, table in prepared.tables.items()},
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
         "truncated": prepared.truncated,
+        "token_lengths": length_quantiles(pool.encoded.lengths),
         "seed": config.seed,
         "steps": position.step,
         "finished": position.step == config.training.steps,

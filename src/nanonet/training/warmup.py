@@ -7,7 +7,6 @@ runs (``NANONET_CACHE``, or ``nanonet`` in the user's cache folder).
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor
 from nanonet.core.config import Config, PhaseConfig, PropagationConfig, ViewsConfig
 from nanonet.core.errors import InterruptedRunError
 from nanonet.core.files import write_bytes
+from nanonet.core.machine import cache_folder
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import TEACHER, Cohort, Learner, build_cohort
 from nanonet.tasks.tokenization import Ids
@@ -207,14 +207,6 @@ def _cache_file(config: Config, hardware: Hardware, fingerprint: str) -> Path:
     text = json.dumps(depends, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_folder() / WARMUP / f"{name}.safetensors"
-
-
-def cache_folder() -> Path:
-    """Return the folder for what other runs may use again."""
-    if own := os.environ.get("NANONET_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "nanonet"
 
 
 class _Recorder:
