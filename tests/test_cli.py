@@ -386,7 +386,7 @@ def test_without_a_command_the_help_is_shown():
         (["trian"], ["trian", "nanonet --help"]),
         (["train", "--lebeled", "x", "--out", "y"], ["--lebeled"]),
         (["predict", "b", "text", "--threads", "-1"], ["--threads", "-1"]),
-        (["export", "r", "--out", "b", "--quantize", "int4"], ["--quantize", "int4"]),
+        (["export", "r", "--out", "b", "--quantize", "int3"], ["--quantize", "int3"]),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, parts):

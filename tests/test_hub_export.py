@@ -171,10 +171,16 @@ def test_out_that_is_taken(run_folder, bundle, tmp_path):
     assert temporary_files(tmp_path) == []
 
 
-def test_int8_is_for_bundles(run_folder, tmp_path):
-    how = ["--format", "hf", "--quantize", "int8"]
-    parts = ["--quantize goes with --format bundle"]
-    refuse("export", run_folder, "--out", tmp_path / "hf", *how, parts=parts, status=2)
+def test_what_makes_bundles_smaller_is_for_bundles(run_folder, tmp_path):
+    for option in (
+        "--quantize=int8",
+        "--trim-vocabulary",
+        "--tune",
+        "--data=x",
+        "--min-agreement=0",
+    ):
+        arguments = ["export", run_folder, "--out", tmp_path / "hf", "--format", "hf", option]
+        refuse(*arguments, parts=["go with --format bundle"], status=2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -375,19 +375,19 @@ def test_export_tunes_only_the_variant_asked_for(run_folder, corpus, tmp_path):
 
 def test_agreement():
     logits = np.float32([[1, 2], [2, 1], [3, 0], [0, 3]])
-    assert tuning.agreement(logits, logits[::-1]) == 0.0
+    assert tuning.agreement(logits, logits[:, ::-1]) == 0.0
     assert tuning.agreement(logits, np.float32([[1, 2], [2, 1], [3, 0], [3, 0]])) == 0.75
 
 
 def test_wrong_use_of_tune(run_folder, tmp_path):
     out = tmp_path / "b"
     refuse(
-        *("export", run_folder, "--out", out, "--tune-data", "x.csv"),
-        parts=["--tune-data goes with --tune"],
+        *("export", run_folder, "--out", out, "--data", "x.csv"),
+        parts=["--data", "go with --quantize, --trim-vocabulary or --tune"],
         status=2,
     )
     refuse(
-        *("export", run_folder, "--out", out, "--tune", "--tune-data", tmp_path / "no.csv"),
+        *("export", run_folder, "--out", out, "--tune", "--data", tmp_path / "no.csv"),
         parts=["no.csv"],
     )
     assert not out.exists()

@@ -85,6 +85,11 @@ def export(
         return
     exporter = need("nanonet.export", "nanonet export")
     compression = exporter.Compression(quantize or "none", _tokens(vocabulary), min_agreement)
+    if (data is not None or min_agreement is not None) and compression.is_none and not tune:
+        raise ConfigError(
+            "--data and --min-agreement go with --quantize, --trim-vocabulary or --tune: nothing"
+            " else is measured"
+        )
     table = None if data is None else read(data, settings, labels="optional")
     folder, target = existing_folder(run), Path(out)
     manifest = exporter.export(
