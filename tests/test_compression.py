@@ -191,3 +191,22 @@ def test_sizes_grow_and_reach_the_largest_vocabularies():
     assert list(SIZES) == sorted(set(SIZES))
     assert SIZES[0] == 500
     assert SIZES[-1] > 200_000
+
+
+def test_the_estimator_measures_on_its_own_texts(folder):
+    from nanonet import NanoNetClassifier
+
+    texts, labels = make_texts(4)
+    settings = {"data.max_length": 32, "cohort.student_layers": 2, "training.threads": 1}
+    model = NanoNetClassifier(
+        backbone=str(folder),
+        steps=2,
+        settings=settings,
+        quantize="int8-static",
+        trim_vocabulary=30,
+    ).fit(texts, labels, unlabeled=make_texts(5, seed=1)[0])
+    metrics = model.predictor_.manifest.metrics
+    assert metrics["measured_on"] == "15 texts of unlabeled"
+    assert metrics["vocabulary"]["frequent"] == 30
+    assert [step["accuracy"] for step in metrics["steps"]] == [None] * 3
+    assert len(model.predict(texts)) == len(texts)

@@ -17,6 +17,7 @@ from nanonet.core.bundle import (
 from nanonet.core.config import Config
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
+from nanonet.data.checks import fingerprint
 from nanonet.data.readers import TextTable
 from nanonet.export.agreement import Sample, draw_sample, run_sample
 from nanonet.export.model import Compression, write_model
@@ -131,7 +132,8 @@ def _sample(
 ) -> Sample | None:
     if data is None:
         return run_sample(config, inputs, run.read_labels())
-    return draw_sample(data, run.read_labels(), seen=False)
+    known = [inputs.get(name, {}).get("fingerprint") for name in ("labeled", "unlabeled")]
+    return draw_sample(data, run.read_labels(), seen=fingerprint(data) in known)
 
 
 def _write_beside(
