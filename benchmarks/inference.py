@@ -223,7 +223,7 @@ def cold_starts(specs: list[dict[str, Any]], folder: Path, rounds: int) -> dict[
                 process = Process(spec | {"threads": 1}, folder)
                 process.close()
                 times[spec["name"]].append(process.cold_start)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(found) for name, found in times.items() if found}
 
 
 def install_bytes(folder: Path) -> int:
@@ -245,10 +245,11 @@ def table(rows: list[dict[str, Any]], colds: dict[str, float]) -> str:
     for r in rows:
         share = f"{r['share_of_limit']:.0%}" if "share_of_limit" in r else ""
         size = f"{r['bytes'] / 1e6:.1f}" if r["bytes"] else ""
+        cold = f"{colds[r['name']]:.2f}" if r["name"] in colds else ""
         lines.append(
             f"| {r['name']} | {r['threads']} | {r['texts_per_second']:.0f}"
             f" | {r['times_baseline_batched']:.2f} | {share} | {r['p50_ms']:.1f}"
-            f" | {r['times_baseline_p50']:.2f} | {r['p99_ms']:.1f} | {colds[r['name']]:.2f}"
+            f" | {r['times_baseline_p50']:.2f} | {r['p99_ms']:.1f} | {cold}"
             f" | {size} | {r['memory'].get('peak_mb', '')} |"
         )
     return "\n".join(lines)
@@ -282,6 +283,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=1000, help="batched, per round")
     parser.add_argument("--singles", type=int, default=50, help="one by one, per round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cold-starts", type=int, default=3, help="0: none")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--install-size", action="store_true", help="measure a fresh environment")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -311,7 +313,7 @@ def main() -> None:
                 for spec in specs
                 if spec["contender"] != "gemm"
             ]
-        colds = cold_starts(specs, folder, min(3, options.rounds))
+        colds = cold_starts(specs, folder, options.cold_starts)
         size = install_bytes(folder / "venv") if options.install_size else None
     results = {
         "date": datetime.now(UTC).date().isoformat(),

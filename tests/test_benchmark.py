@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -291,7 +292,8 @@ def test_ctrl_c_keeps_what_is_finished(finished, suite, tmp_path):
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     last = said.splitlines()[-1]
-    assert last.startswith("error: stopped with 2 of 2 cells left; finished ones are kept")
+    # On a busy machine the cell may be done before the signal arrives.
+    assert re.match(r"error: stopped with [12] of 2 cells left; finished ones are kept", last)
     with pytest.raises(ProcessLookupError):  # nothing of ours is left
         os.killpg(process.pid, 0)
     assert len(stamps(out)) == len(results_of(out)["cells"]) == 2

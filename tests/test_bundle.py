@@ -256,9 +256,9 @@ BOTH = ["input_ids", "attention_mask"]
 @pytest.mark.parametrize(
     ("inputs", "output", "shape", "part"),
     [
-        (["x"], "logits", (1, 3), "the model maps x to logits"),
-        ([*BOTH, "token_type_ids"], "logits", (1, 3), "token_type_ids to logits"),
-        (BOTH, "y", (1, 3), "to y, not"),
+        (["x"], "logits", (1, 3), "takes x and gives logits instead of"),
+        ([*BOTH, "token_type_ids"], "logits", (1, 3), "token_type_ids and gives logits instead of"),
+        (BOTH, "y", (1, 3), "gives y instead of"),
         (BOTH, "logits", (1, 4), "has 4 outputs"),
         (BOTH, "logits", (), "has 0 outputs"),
         (BOTH, "logits", (2, 3), "gives logits (2, 3) of a text"),
@@ -268,7 +268,7 @@ BOTH = ["input_ids", "attention_mask"]
 def test_a_model_of_something_else(copy, inputs, output, shape, part):
     onnx.save(constant_model(inputs, output, np.zeros(shape)), copy / "model.onnx")
     list_file(copy, "model.onnx")
-    refuse_bundle(copy, f"bundle {copy} is damaged", part)
+    refuse_bundle(copy, str(copy), part)
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", "gone.bin"])

@@ -304,7 +304,8 @@ def test_save_writes_no_pickle_and_overwrites_nothing(fitted, tmp_path, monkeypa
     fitted.save(tmp_path / "b")
     NanoNetClassifier.load(tmp_path / "b")
     names = {p.name for p in (tmp_path / "b").iterdir()}
-    assert names == {"manifest.json", "model.onnx", "seen.bin", "tokenizer.json"}
+    configs = {"config.json", "tokenizer_config.json"}
+    assert names == {"manifest.json", "model.onnx", "seen.bin", "tokenizer.json"} | configs
     with pytest.raises(BundleError, match="exists"):
         fitted.save(tmp_path / "b")
     (tmp_path / "file").write_text("x")

@@ -26,6 +26,7 @@ FILES = {
     "labels.json",
     "tokenizer.json",
     "seen_labeled.bin",
+    "token_counts.bin",
     "seen_unlabeled.bin",
     "metrics.jsonl",
     "log.txt",

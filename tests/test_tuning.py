@@ -15,7 +15,6 @@ from nanonet.runtime.engines import DEFAULT, TOKENS_PER_CHUNK, EngineKind, avail
 from nanonet.runtime.tuning import race, ranked, tune
 from nanonet.tasks.tokenization import TextTokenizer, length_quantiles
 from runs import refuse, succeed
-from test_cli import spoil
 
 TEXTS = ["the old apple", "iron " * 25 + "copper", "", "a pond in the sea", "tin " * 9]
 
@@ -330,39 +329,56 @@ def test_tuning_changes_no_answer(copy, threads, monkeypatch):
 # on the command line
 
 
-def test_export_keeps_the_fastest_that_agrees(run_folder, corpus, tmp_path, monkeypatch):
-    """int8 is made the faster one; whether it may be kept depends on the agreement."""
-    real = tuning.compare
+@pytest.fixture
+def agreement() -> float:
+    return 0.995
 
-    def compare(bundles, **how):
-        found = real(bundles, **how, timer=Clock())
-        best = {name: t.choices[0] for name, t in found.items()}
-        times = {"none": 2.0, "int8": 1.0}
-        return {
-            name: replace(t, choices=[replace(best[name], single_ms=times[name], batched_ms=1.0)])
-            for name, t in found.items()
+
+@pytest.fixture
+def quick_export(bundle, monkeypatch, agreement):
+    """Exports in no time: copies of one bundle, which say what they were asked to be."""
+    import nanonet.export
+
+    def export(run, out, *, compression, data, overwrite=False):
+        shutil.copytree(bundle, out)
+        metrics = {
+            "largest_difference_from_torch": 0.0,
+            "steps": [{"name": "int8", "bytes": 1, "agreement": agreement, "accuracy": None}],
+            "measured_on": "some texts",
         }
+        manifest = read_manifest(out)
+        manifest = replace(manifest, quantization=compression.quantize, metrics=metrics)
+        manifest.write(out)
+        return manifest
+
+    monkeypatch.setattr(nanonet.export, "export", export)
+
+
+@pytest.mark.parametrize(("agreement", "kept"), [(0.5, "none"), (0.995, "int8")])
+def test_export_keeps_the_fastest_that_agrees(
+    run_folder, tmp_path, monkeypatch, quick_export, agreement, kept
+):
+    """int8 is made the faster one; whether it may be kept depends on the agreement."""
+
+    def compare(bundles, *, texts):
+        times = {"none": 2.0, "int8": 1.0}
+        return {name: a_tuning(bundles[name], choice(single=times[name])) for name in bundles}
 
     monkeypatch.setattr(tuning, "compare", compare)
-    for kept in ("int8", "none"):
-        if kept == "none":
-            monkeypatch.setattr("nanonet.export.model.quantize", spoil)
-        else:
-            monkeypatch.setattr("nanonet.cli.fastest.AGREEMENT", 0.8)
-        out = tmp_path / kept
-        done = succeed("export", run_folder, "--out", out, "--tune")
-        assert f"quantization {kept}" in done.out
-        assert "bits         engine" in done.out
-        manifest = read_manifest(out)
-        assert manifest.quantization == kept
-        assert read(out) is not None
-        assert sorted(p.name for p in out.iterdir()) == sorted(
-            [*manifest.files, "manifest.json", TUNING]
-        )
-        assert Predictor.load(out)(["apple"])
+    out = tmp_path / "b"
+    done = succeed("export", run_folder, "--out", out, "--tune")
+    assert f"quantization {kept}" in done.out
+    rows = [line.split() for line in done.out.splitlines()]
+    assert ["int8", DEFAULT, "1", "1.00", "1000", f"{agreement:.4f}"] in rows
+    manifest = read_manifest(out)
+    assert manifest.quantization == kept
+    assert read(out) == choice(single={"none": 2.0, "int8": 1.0}[kept])
+    files = [*manifest.files, "manifest.json", TUNING]
+    assert sorted(p.name for p in out.iterdir()) == sorted(files)
+    assert Predictor.load(out)(["apple"])
 
 
-def test_export_tunes_only_the_variant_asked_for(run_folder, corpus, tmp_path):
+def test_export_tunes_only_the_variant_asked_for(run_folder, corpus, tmp_path, quick_export):
     out = tmp_path / "b"
     data = corpus / "test.csv"
     done = succeed(
@@ -375,7 +391,7 @@ def test_export_tunes_only_the_variant_asked_for(run_folder, corpus, tmp_path):
 
 def test_agreement():
     logits = np.float32([[1, 2], [2, 1], [3, 0], [0, 3]])
-    assert tuning.agreement(logits, logits[:, ::-1]) == 0.0
+    assert tuning.agreement(logits, -logits) == 0.0
     assert tuning.agreement(logits, np.float32([[1, 2], [2, 1], [3, 0], [3, 0]])) == 0.75
 
 

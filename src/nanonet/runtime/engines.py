@@ -145,7 +145,7 @@ class OnnxRuntime:
         )
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         _check_names(model, [i.name for i in inputs], [o.name for o in outputs])
-        self.classes = outputs[0].shape[-1]
+        self.classes = outputs[0].shape[-1] if outputs[0].shape else 0
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> NDArray[np.float32]:
         """See `Engine.run`."""
