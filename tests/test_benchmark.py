@@ -272,6 +272,17 @@ def test_an_error_that_is_not_ours_is_one_line_too(finished, suite, tmp_path):
     assert error_of(-11, log) == "killed by signal 11"
 
 
+def is_gone(group: int) -> bool:
+    """Return whether no process of a group is left once the system has had time to reap them."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_keeps_what_is_finished(finished, suite, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "out")
@@ -294,8 +305,7 @@ def test_ctrl_c_keeps_what_is_finished(finished, suite, tmp_path):
     last = said.splitlines()[-1]
     # On a busy machine the cell may be done before the signal arrives.
     assert re.match(r"error: stopped with [12] of 2 cells left; finished ones are kept", last)
-    with pytest.raises(ProcessLookupError):  # nothing of ours is left
-        os.killpg(process.pid, 0)
+    assert is_gone(process.pid)
     assert len(stamps(out)) == len(results_of(out)["cells"]) == 2
 
 

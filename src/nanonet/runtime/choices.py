@@ -17,7 +17,7 @@ from nanonet.core.config import build
 from nanonet.core.errors import ConfigError
 from nanonet.core.files import write_json
 from nanonet.core.machine import cache_folder, processor_name, usable_cores
-from nanonet.runtime.engines import ENGINES
+from nanonet.runtime.engines import DEFAULT, ENGINES, available_engines
 
 TUNING, FORMAT = "tuning.json", 1
 LARGEST_FILE = 100_000  # bytes; ours has about a thousand
@@ -103,7 +103,8 @@ def recorded(bundle: Path, manifest: Manifest, threads: int = 0) -> Choice | Non
 
 
 def _is_usable(choice: Choice) -> bool:
-    return choice.engine in ENGINES and choice.threads <= usable_cores()
+    is_there = choice.engine == DEFAULT or choice.engine in available_engines()
+    return is_there and choice.threads <= usable_cores()
 
 
 def _read(path: Path) -> Tuning | None:

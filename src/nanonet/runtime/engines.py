@@ -4,6 +4,7 @@ An engine is opened by name; `available_engines` says which ones this machine ha
 """
 
 import importlib.util
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class EngineKind:
         package: the package that it needs.
         exact: whether it computes in the model's own precision.
         open: (model file, threads) -> engine; raises whatever its package does.
-        usable: whether this processor can run it, asked only where the package is installed.
+        usable: whether this process can run it, asked only where the package is installed.
     """
 
     package: str
@@ -59,7 +60,7 @@ ENGINES: Registry[EngineKind] = Registry("engine")
 
 
 def available_engines() -> list[str]:
-    """Return the engines that this machine can run, the default first."""
+    """Return the engines that this process can run, the default first."""
     names = [n for n in ENGINES if _installed(ENGINES.get(n)) and ENGINES.get(n).usable()]
     return sorted(names, key=lambda name: (name != DEFAULT, name))
 
@@ -192,7 +193,14 @@ class OpenVino:
         return logits
 
 
+def _is_alone() -> bool:
+    """Return whether torch is not loaded: in one process with OpenVINO, its training crashes."""
+    return "torch" not in sys.modules
+
+
 def _computes_bf16() -> bool:
+    if not _is_alone():
+        return False
     import openvino
 
     capabilities: Any = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -201,7 +209,7 @@ def _computes_bf16() -> bool:
 
 ENGINES.register(DEFAULT)(EngineKind("onnxruntime", True, OnnxRuntime))
 ENGINES.register("openvino")(
-    EngineKind("openvino", True, lambda model, threads: OpenVino(model, threads, "f32"))
+    EngineKind("openvino", True, lambda model, threads: OpenVino(model, threads, "f32"), _is_alone)
 )
 ENGINES.register("openvino-bf16")(
     EngineKind(
