@@ -206,7 +206,8 @@ def make_specs(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]
         *({"name": f"gemm {t}", "contender": "gemm", "dtype": t} for t in ("fp32", "int8")),
     ]
     for name, path in bundles.items():
-        dtype = "fp32" if read_manifest(path).quantization == "none" else "int8"
+        # Of 4 bits there is no plain matrix product to compare with.
+        dtype = {"none": "fp32", "int4": None}.get(read_manifest(path).quantization, "int8")
         size = sum(f.stat().st_size for f in path.iterdir())
         specs.append(
             {"name": name, "contender": "bundle", "path": str(path), "dtype": dtype, "bytes": size}
@@ -301,7 +302,11 @@ def main() -> None:
         folder = Path(temporary)
         texts = read_texts(options, folder)
         specs = make_specs(options, folder)
-        flops = {s["name"]: operations(Path(s["path"]), texts) for s in specs if "path" in s}
+        flops = {
+            s["name"]: operations(Path(s["path"]), texts)
+            for s in specs
+            if s.get("dtype") and "path" in s
+        }
         for threads in options.threads:
             processes = [Process(spec | {"threads": threads}, folder) for spec in specs]
             found = measure(processes, len(texts), options.singles, options.rounds)
