@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -271,6 +272,17 @@ def test_an_error_that_is_not_ours_is_one_line_too(finished, suite, tmp_path):
     assert error_of(-11, log) == "killed by signal 11"
 
 
+def is_gone(group: int) -> bool:
+    """Return whether no process of a group is left once the system has had time to reap them."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_keeps_what_is_finished(finished, suite, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "out")
@@ -291,9 +303,9 @@ def test_ctrl_c_keeps_what_is_finished(finished, suite, tmp_path):
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     last = said.splitlines()[-1]
-    assert last.startswith("error: stopped with 2 of 2 cells left; finished ones are kept")
-    with pytest.raises(ProcessLookupError):  # nothing of ours is left
-        os.killpg(process.pid, 0)
+    # On a busy machine the cell may be done before the signal arrives.
+    assert re.match(r"error: stopped with [12] of 2 cells left; finished ones are kept", last)
+    assert is_gone(process.pid)
     assert len(stamps(out)) == len(results_of(out)["cells"]) == 2
 
 
@@ -573,12 +585,18 @@ def test_variants_of_supervised_learning():
     ]
 
 
-@pytest.mark.parametrize("recipe", ["nanonet", "supervised"])
+@pytest.mark.parametrize("recipe", recipe_names())
 @pytest.mark.parametrize(("depth", "layers"), [(2, 1), (4, 2), (6, 3), (12, 4), (22, 11)])
 def test_every_variant_can_be_planned(recipe, depth, layers):
     settings = parse_set(["cohort.layer_map=stride", f"cohort.student_layers={layers}"])
+    # Views of single learners name learners that these variants do not have.
+    left_out = {"psnet": ["no-teacher"], "disco": ["students-1", f"layers-{depth}"]}.get(recipe, [])
     for variant in variants(merge(read_recipe(recipe), settings), depth):
         config = make_config(recipe, merge(settings, variant.overrides))
+        if variant.name in left_out:
+            with pytest.raises(ConfigError, match=r"views\.learners\..* names no learner"):
+                make_plan(config, has_unlabeled=True)
+            continue
         make_plan(config, has_unlabeled=True)
         cohort = config.cohort
         layer_maps(cohort.layer_map, depth, cohort.student_layers, cohort.students)
@@ -684,6 +702,11 @@ def test_rates_follow_the_peft_method():
     own = {n: p.learning_rate for n, p in make_config("nanonet", {}).phases.items()}
     kept = {n: p.learning_rate for n, p in config_of("nanonet", "peft-head").phases.items()}
     assert kept == own
+
+
+def test_heads_alone_do_not_learn_in_phases_on_representations():
+    plan = make_plan(config_of("psnet", "peft-head"), has_unlabeled=True)
+    assert [phase.name for phase in plan.phases] == ["supervision", "teacher", "prediction"]
 
 
 def test_number_of_students():

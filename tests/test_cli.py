@@ -4,7 +4,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
+import onnx
 import pytest
 
 import nanonet as package
@@ -109,20 +112,54 @@ def test_column_names_can_be_set(bundle, tmp_path):
     assert json_line(out)["examples"] == 2
 
 
-def test_int8_is_smaller_and_works(run_folder, bundle, corpus, tmp_path):
-    out = tmp_path / "int8"
-    said = succeed("export", run_folder, "--out", out, "--quantize", "int8").out
-    assert said.count("\n") == 1
-    for part in (f"{out}: student", "3 classes", "quantization int8", "differs from torch"):
-        assert part in said
+@pytest.mark.parametrize("bits", ["int8", "int8-static", "mixed", "int4"])
+def test_fewer_bits_are_smaller_and_work(run_folder, bundle, corpus, tmp_path, bits):
+    out = tmp_path / "small"
+    test = corpus / "test.csv"
+    said = succeed("export", run_folder, "--out", out, "--quantize", bits, "--data", test).out
+    summary, heading, *steps, measured = said.splitlines()
+    for part in (f"{out}: student", "3 classes", f"quantization {bits}", "differs from torch"):
+        assert part in summary
+    assert heading.split() == ["MB", "agreement", "accuracy"]
+    assert [step.split()[0] for step in steps] == ["32", bits]
+    assert measured == f"measured on 30 texts of {test}"
     assert (out / "model.onnx").stat().st_size < (bundle / "model.onnx").stat().st_size
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["quantization"] == "int8"
-    assert 0 < manifest["metrics"]["largest_difference_of_int8"] < 1
-    test = ["--data", corpus / "test.csv", "--json"]
-    full = json_line(succeed("evaluate", bundle, *test).out)
-    small = json_line(succeed("evaluate", out, *test).out)
-    assert abs(small["accuracy"] - full["accuracy"]) <= 0.15
+    assert manifest["quantization"] == bits
+    full = json_line(succeed("evaluate", bundle, "--data", test, "--json").out)
+    small = json_line(succeed("evaluate", out, "--data", test, "--json").out)
+    first, last = manifest["metrics"]["steps"]
+    assert first["accuracy"] == full["accuracy"]
+    assert last["accuracy"] == pytest.approx(small["accuracy"], abs=0.07)
+    assert last["agreement"] >= 0.8
+
+
+def test_a_limit_of_agreement_is_kept(run_folder, tmp_path):
+    out = tmp_path / "small"
+    quantized = ("export", run_folder, "--out", out, "--quantize", "int8")
+    refuse(*quantized, "--min-agreement", "1.01", parts=["--min-agreement"], status=2)
+    with mock.patch("nanonet.export.model.quantize", spoil):
+        refuse(*quantized, "--min-agreement", "0.9", parts=["as before", "nothing was written"])
+        assert not out.exists()
+        outcome = succeed(*quantized)
+    assert "warning: " in outcome.err
+    assert "of these texts are answered otherwise" in outcome.err
+
+
+def spoil(path, kind, feeds):
+    """Set a model's weights to 0 where it should hold them in fewer bits."""
+    model = onnx.load(path)
+    for initializer in model.graph.initializer:
+        if initializer.data_type == onnx.TensorProto.FLOAT and len(initializer.dims) == 2:
+            zeros = np.zeros(tuple(initializer.dims), np.float32)
+            initializer.CopyFrom(onnx.numpy_helper.from_array(zeros, initializer.name))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("value", ["0", "many", "1.5"])
+def test_a_vocabulary_is_a_number(run_folder, tmp_path, value):
+    arguments = ("export", run_folder, "--out", tmp_path / "b", f"--trim-vocabulary={value}")
+    refuse(*arguments, parts=[f"--trim-vocabulary={value}", "number of tokens"], status=2)
 
 
 def test_split_feeds_train_and_exclude_keeps_test_texts_out(corpus, tiny_bert_folder, tmp_path):
@@ -349,7 +386,7 @@ def test_without_a_command_the_help_is_shown():
         (["trian"], ["trian", "nanonet --help"]),
         (["train", "--lebeled", "x", "--out", "y"], ["--lebeled"]),
         (["predict", "b", "text", "--threads", "-1"], ["--threads", "-1"]),
-        (["export", "r", "--out", "b", "--quantize", "int4"], ["--quantize", "int4"]),
+        (["export", "r", "--out", "b", "--quantize", "int3"], ["--quantize", "int3"]),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, parts):

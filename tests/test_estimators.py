@@ -11,8 +11,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 
 from nanonet import NanoNetClassifier, Predictor
-from nanonet import export as export_module
 from nanonet.core.errors import BundleError, ConfigError, DataError, RunError
+from nanonet.export import model as model_module
 from nanonet.training.train import train
 from runs import SETTINGS, succeed
 from tiny import make_texts
@@ -54,8 +54,8 @@ def no_export(monkeypatch, fitted):
     def write(learner, path):
         path.write_bytes(fitted._files["model.onnx"])
 
-    monkeypatch.setattr(export_module, "write_onnx", write)
-    monkeypatch.setattr(export_module, "check_parity", lambda *_: 0.0)
+    monkeypatch.setattr(model_module, "write_onnx", write)
+    monkeypatch.setattr(model_module, "check_parity", lambda *_: 0.0)
 
 
 @pytest.fixture
@@ -304,7 +304,8 @@ def test_save_writes_no_pickle_and_overwrites_nothing(fitted, tmp_path, monkeypa
     fitted.save(tmp_path / "b")
     NanoNetClassifier.load(tmp_path / "b")
     names = {p.name for p in (tmp_path / "b").iterdir()}
-    assert names == {"manifest.json", "model.onnx", "seen.bin", "tokenizer.json"}
+    configs = {"config.json", "tokenizer_config.json"}
+    assert names == {"manifest.json", "model.onnx", "seen.bin", "tokenizer.json"} | configs
     with pytest.raises(BundleError, match="exists"):
         fitted.save(tmp_path / "b")
     (tmp_path / "file").write_text("x")

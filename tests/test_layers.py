@@ -29,9 +29,13 @@ LAYER = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FOREIGN = {
     "core": set(),
     "tasks": {"numpy", "tokenizers", "rouge_score", "sentencex", "sklearn"},
-    "runtime": {"numpy", "onnxruntime"},
+    # The server's packages in the server's modules only: a predictor needs none of them.
+    "runtime": {
+        *("numpy", "onnxruntime", "openvino", "ray"),  # these two inside functions
+        *("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    },
     "data": {"numpy", "pyarrow", "datasets", "torch"},  # pyarrow and datasets inside functions
-    "cli": {"click"},
+    "cli": {"click", "rich"},  # rich inside functions
     "__init__": set(),
     "__main__": set(),
     "scoring": {"numpy"},

@@ -36,7 +36,7 @@ def test_mixed_lengths_come_back_in_order(predictor):
 def test_neither_blocks_nor_chunks_change_the_result(predictor, monkeypatch, at_once, tokens):
     expected = predictor.predict_logits(TEXTS)
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", at_once)
-    monkeypatch.setattr(module, "TOKENS_PER_CHUNK", tokens)
+    monkeypatch.setattr(predictor, "_tokens_per_chunk", tokens)
     np.testing.assert_allclose(predictor.predict_logits(TEXTS), expected, atol=1e-4)
 
 
@@ -80,6 +80,10 @@ def test_other_collections(predictor, texts):
         ([b"a"], "text 0 is not text but bytes"),
         ([["a"]], "text 0 is not text but list"),
         (["a", "\ud800"], "text 1 holds half of a surrogate pair"),
+        (["a", bytearray(b"a")], "text 1 is not text but bytearray"),
+        (["a", {"text": "a"}], "text 1 is not text but dict"),
+        (b"a text", "must be a list of texts, not bytes"),
+        ({"a": "b"}, "must be a list of texts, not dict"),
         (3, "must be a list of texts, not int"),
         (None, "must be a list of texts, not NoneType"),
     ],
@@ -100,6 +104,12 @@ def test_a_very_long_text_is_cut(predictor):
     long = predictor.predict_logits(["apple " * 200_000])
     cut = predictor.predict_logits(["apple " * 30])  # 32 tokens with [CLS] and [SEP]
     np.testing.assert_array_equal(long, cut)
+
+
+@pytest.mark.parametrize("unit", ["apple ", "a", "\0", "🙂", "\n"])
+def test_ten_megabytes(predictor, unit):
+    text = unit * (10 * 2**20 // len(unit.encode()))
+    assert np.isfinite(predictor.predict_logits(["river", text])).all()
 
 
 def test_threads(bundle, predictor):

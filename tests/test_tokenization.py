@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from nanonet.models.backbones import load_backbone, offline_minilm
+from nanonet.tasks import tokenization
 from nanonet.tasks.tokenization import TextTokenizer
 from tiny import SPECIAL, WORDS, make_tokenizer
 
@@ -28,6 +29,18 @@ def test_long_texts_are_cut_and_counted_and_keep_their_last_token():
     assert encoded.lengths.tolist() == [6, 6, 6]
     assert all(row[0] == 2 and row[-1] == 3 for row in encoded.ids)
     assert encoded.truncated == 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_ids_alone_are_those_of_encode(monkeypatch, at_once):
+    monkeypatch.setattr(tokenization, "TEXTS_AT_ONCE", at_once)
+    tokenizer = TextTokenizer(tokenizer_json(), 6)
+    texts = ["Iron lake", "", "zinc " * 9, "what", "old tin"]
+    ids = tokenizer.ids(texts)
+    assert [row.tolist() for row in ids] == [row.tolist() for row in tokenizer.encode(texts).ids]
+    assert ids[0].dtype == np.int64
+    assert tokenizer.ids([]) == []
+    assert tokenizer.size == len(SPECIAL) + len(WORDS)
 
 
 def test_share_of_unknown_tokens():

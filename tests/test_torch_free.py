@@ -11,7 +11,8 @@ from runs import succeed
 
 ABSENT = (
     *("torch", "transformers", "sklearn", "scipy", "pyarrow", "safetensors", "onnx"),
-    *("onnxscript", "datasets", "matplotlib", "tomli_w", "accelerate", "huggingface_hub"),
+    *("onnxscript", "datasets", "matplotlib", "tomli_w", "accelerate", "huggingface_hub", "ray"),
+    *("fastapi", "uvicorn", "starlette", "pydantic", "httptools", "prometheus_client"),
 )
 # Says of every package of the extras what Python says of one that is not installed.
 BASE_INSTALL = f"""
@@ -89,6 +90,7 @@ def test_split_and_list_recipes(corpus, tmp_path):
         (["export", ".", "--out", "b"], "nanonet export", "train"),
         (["list", "peft"], "nanonet list peft", "train"),
         (["demo"], "nanonet demo", "train"),
+        (["serve", "BUNDLE"], "nanonet serve", "serve"),
         (["benchmark", "s.toml", "--out", "o"], "nanonet benchmark", "train"),
         (["evaluate", "RUN", "--data", "TEST"], "scoring a run", "train"),
         (["evaluate", "BUNDLE", "--data", "hub:x"], "hub datasets", "train"),

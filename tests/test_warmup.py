@@ -29,12 +29,6 @@ from test_engine import FP32
 from test_training import Notes, contents, losses, unread
 from tiny import bert_config, make_model, make_settings, make_tables, make_texts, save_folder
 
-
-def known_bug(reason: str):
-    """To be removed with the bug: such a test fails once it passes."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 STEPS = 4
 SHORT = [f"warmup.steps={STEPS}", "training.steps=2"]
 UNCACHED = "warmup.cache=false"
@@ -406,9 +400,7 @@ def test_a_run_without_a_teacher_reuses_it(tmp_path, bert, entry):
         "cohort.students=1",
         "data.max_length=12",
         "training.token_budget=64",
-        pytest.param(
-            "backbone.pooling=cls", marks=known_bug("the cache's key does not know of pooling")
-        ),
+        "backbone.pooling=cls",
     ],
 )
 def test_another_warm_up_does_not_reuse_it(tmp_path, bert, entry, setting):
@@ -581,6 +573,24 @@ def test_other_settings_are_refused_by_key(tmp_path, bert, what, setting, expect
     assert contents(tmp_path) == before
 
 
+def test_other_students_are_refused_where_a_warm_up_came_with_the_run(tmp_path, bert, earlier):
+    out = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(
+            make_settings(bert, "training.steps=4"),
+            make_tables,
+            out,
+            init=earlier,
+            display=interrupt("training", 2),
+        )
+    before = contents(tmp_path)
+    other = make_settings(bert, "training.steps=4", "cohort.layer_map=[[1], [2]]")
+    with pytest.raises(RunError, match=r"cohort\.layer_map='spread', not") as error:
+        train(other, make_tables, out, mode="resume", init=earlier)
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before
+
+
 def test_other_texts_are_refused_before_the_warm_up_goes_on(tmp_path, bert):
     config, out = make_settings(bert, *WHOLE), tmp_path / "run"
     with pytest.raises(InterruptedRunError):
@@ -672,7 +682,6 @@ def test_a_run_from_a_warmed_up_one_continues(tmp_path, bert, earlier):
     assert clockless(RunFolder(out).read_summary()) == clockless(expected)
 
 
-@known_bug("RunFolder.started takes the copied warm-up for a sign of progress")
 def test_a_run_from_a_warmed_up_one_that_was_killed_at_once_starts_there_again(
     tmp_path, bert, earlier
 ):
@@ -688,18 +697,11 @@ def test_a_run_from_a_warmed_up_one_that_was_killed_at_once_starts_there_again(
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        pytest.param(
-            ["cohort.layer_map=[[1], [2]]"],
-            "other layer maps",
-            marks=known_bug("AttributeError: weights are put in place before the run is checked"),
-        ),
+        (["cohort.layer_map=[[1], [2]]"], "other layer maps"),
+        (["cohort.student_width=16", "cohort.student_peft=full"], "other student width"),
         (["cohort.layer_map=stride"], "other layer maps"),
         (["cohort.students=0"], "other layer maps"),
-        pytest.param(
-            [],
-            "other backbone",
-            marks=known_bug("AttributeError: weights are put in place before the run is checked"),
-        ),
+        ([], "other backbone"),
     ],
 )
 def test_a_warmed_up_run_that_does_not_fit(tmp_path, request, bert, earlier, settings, expected):
@@ -753,7 +755,6 @@ def test_narrow_students_that_were_warmed_up_train_biases_only(tmp_path, request
     np.testing.assert_allclose(exported, logits, atol=1e-4)
 
 
-@known_bug("random weights that the warm-up does not train are drawn again by the run's seed")
 def test_narrow_students_keep_what_their_warm_up_left_alone(tmp_path, bert):
     """Their random weights are those that the warm-up has worked with, whatever the run's seed."""
     part = ["cohort.student_peft=full", "warmup.peft=bitfit", *REST, "training.steps=1"]
@@ -802,11 +803,7 @@ def test_a_narrow_warm_up_has_its_own_chance_and_continues(tmp_path, bert):
         (["warmup.schedule=linea"], "did you mean 'linear'"),
         (["cohort.student_width=16", "warmup.peft=bitfit"], "warmup.peft=full"),
         (["cohort.student_width=15", "warmup.peft=full"], "must be a multiple of 4"),
-        pytest.param(
-            ["warmup.peft=lora", 'lora.targets=["nope"]'],
-            "lora.targets .*match no linear map",
-            marks=known_bug("check_cohort does not look at warmup.peft"),
-        ),
+        (["warmup.peft=lora", 'lora.targets=["nope"]'], "lora.targets .*match no linear map"),
     ],
 )
 def test_bad_settings_are_refused_before_data_is_read(tmp_path, bert, settings, expected):

@@ -5,14 +5,13 @@ this recipe are made: nothing is switched off that is off, and where students le
 there is nothing to take away.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nanonet.core.config import Config, PhaseConfig, ViewsConfig, build, merge
+from nanonet.core.config import Config, PhaseConfig, build, merge
 from nanonet.core.errors import ConfigError
 from nanonet.models.layer_maps import LayerMap, layer_maps
 from nanonet.models.peft import PEFT
@@ -278,18 +277,16 @@ def _views(recipe: _Recipe) -> Iterator[Variant]:
     """Each view on its own: off where the recipe has it, added where it has not."""
     if not recipe.students_read_unlabeled:
         return
-    there = {f.name for f in dataclasses.fields(ViewsConfig)}
     for view, value in VIEWS.items():
-        if view in there:
-            is_on = getattr(recipe.config.views, view) > 0
-            name = f"{'no-' if is_on else ''}{view.replace('_', '-')}"
-            yield Variant("views", name, {"views": {view: 0 if is_on else value}})
+        is_on = getattr(recipe.config.views, view) > 0
+        name = f"{'no-' if is_on else ''}{view.replace('_', '-')}"
+        yield Variant("views", name, {"views": {view: 0 if is_on else value}})
 
 
 def _warmup(recipe: _Recipe) -> Iterator[Variant]:
     """Distillation from the backbone before any label is used."""
-    warmup = getattr(recipe.config, "warmup", None)
-    if warmup is None or not recipe.students_read_unlabeled:
+    warmup = recipe.config.warmup
+    if not recipe.students_read_unlabeled:
         return
     if warmup.steps > 0:
         yield Variant("warm-up", "no-warmup", {"warmup": {"steps": 0}})
@@ -316,6 +313,13 @@ def _peft(recipe: _Recipe) -> Iterator[Variant]:
                 name: {"learning_rate": of_students if phase.learners == "students" else of_teacher}
                 for name, phase in recipe.phases.items()
             }
+        if kind == "head":  # nothing that it could train in phases on representations
+            idle = {
+                phase: dict.fromkeys(objectives, 0.0)
+                for phase, objectives in recipe.objectives.items()
+                if not any(o.reads_logits for o in objectives.values())
+            }
+            overrides = merge(overrides, set_weights(idle))
         yield Variant("trained part", f"peft-{kind}", overrides)
 
 

@@ -21,8 +21,8 @@ from nanonet.benchmark.table import markdown, show, title
 from nanonet.core.config import build, make_config, merge, to_dict
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import write_json, write_text
+from nanonet.core.machine import usable_cores
 from nanonet.models.backbones import load_backbone
-from nanonet.training.device import usable_cores
 
 RESULTS, TABLE, CHART = "results.json", "table.md", "chart.png"
 

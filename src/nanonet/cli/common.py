@@ -35,17 +35,27 @@ def need(module: str, feature: str) -> Any:
         raise MissingExtraError(feature, "train") from None
 
 
+def data_config(settings: tuple[str, ...]) -> DataConfig:
+    """Return the settings of data after ``--set data.*``."""
+    over = parse_set(settings)
+    if set(over) - {"data"}:
+        raise ConfigError(f"--set {settings[0]}: only keys under data.* apply here")
+    return build(DataConfig, over.get("data", {}), "data")
+
+
 def read(file: str, settings: tuple[str, ...], **how: Any) -> Any:
     """Read a table with the columns that ``--set data.*`` names (see `read_table`)."""
     from nanonet.data.readers import Columns, read_table
 
-    over = parse_set(settings)
-    if set(over) - {"data"}:
-        raise ConfigError(f"--set {settings[0]}: only keys under data.* apply here")
-    data = build(DataConfig, over.get("data", {}), "data")
+    data = data_config(settings)
     return read_table(
         file, Columns(data.text_column, data.label_column, data.label_name_column), **how
     )
+
+
+def existing_run_or_bundle(path: str) -> Path:
+    """Return the path of a folder, or of a file, which may be a bundle's zip, that is there."""
+    return Path(path) if Path(path).is_file() else existing_folder(path)
 
 
 def existing_folder(path: str) -> Path:

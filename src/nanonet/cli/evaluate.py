@@ -4,7 +4,7 @@ import json
 
 import click
 
-from nanonet.cli.common import data_set_option, existing_folder, need, read
+from nanonet.cli.common import data_set_option, existing_run_or_bundle, need, read
 from nanonet.cli.summaries import (
     block_option,
     budget_option,
@@ -37,13 +37,13 @@ def evaluate(
     from nanonet import scoring
     from nanonet.core.bundle import is_bundle
 
-    path = existing_folder(run_or_bundle)
+    path = existing_run_or_bundle(run_or_bundle)
     if is_summarizer(path):
         evaluate_summaries(path, data, settings, budget, block_trigrams, as_json)
         return
     refuse_summary_options(budget, block_trigrams)
     table = read(data, settings, labels="required")
-    if is_bundle(path):
+    if path.is_file() or is_bundle(path):
         scores = scoring.evaluate_bundle(path, table)
     elif not (path / "config.toml").is_file():
         raise DataError(f"{path} is neither a run folder nor a bundle")

@@ -1,36 +1,164 @@
 """`nanonet export`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from nanonet.cli.common import existing_folder, need
+from nanonet.cli.common import data_set_option, existing_folder, need, read
+from nanonet.cli.fastest import keep_fastest
+from nanonet.cli.summaries import is_summarizer
+from nanonet.core.errors import ConfigError
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--out", required=True, metavar="BUNDLE", help="The folder to write.")
+@click.option("--out", required=True, metavar="FOLDER", help="The folder to write.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["bundle", "hf"]),
+    default="bundle",
+    show_default=True,
+    help="bundle: runs without torch. hf: for transformers and sentence-transformers.",
+)
 @click.option(
     "--quantize",
-    type=click.Choice(["none", "int8"]),
-    default="none",
-    show_default=True,
-    help="int8: a quarter of the size, slightly different outputs.",
+    type=click.Choice(["none", "int8", "int8-static", "mixed", "int4"]),
+    help="Bits of the weights. int8: a quarter of the size; int8-static: with fixed scales, so that"
+    " a text's answer does not depend on its batch; mixed: embeddings in 4 bits; int4: all in 4."
+    "  [default: none]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace BUNDLE if it exists.")
-def export(run: str, out: str, quantize: str, overwrite: bool) -> None:
+@click.option(
+    "--trim-vocabulary",
+    "vocabulary",
+    is_flag=False,
+    flag_value="auto",
+    default=None,
+    metavar="[=N]",
+    help="Keep the N most frequent tokens of the training texts, and all characters; without N, as"
+    " few as answer texts as before.",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Texts to measure on, with or without labels.  [default: the run's unlabelled texts]",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="Write nothing if fewer texts than this share are answered as before.  [default: a"
+    " warning below 0.99]",
+)
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Measure what runs fastest on this machine and record it in the bundle; without"
+    " --quantize, whether int8 does.",
+)
+@data_set_option
+@click.option("--overwrite", is_flag=True, help="Replace FOLDER if it exists.")
+def export(
+    run: str,
+    out: str,
+    kind: str,
+    quantize: str | None,
+    vocabulary: str | None,
+    data: str | None,
+    min_agreement: float | None,
+    tune: bool,
+    settings: tuple[str, ...],
+    overwrite: bool,
+) -> None:
     """Write a finished run's chosen student as a bundle: the folder to ship.
 
-    The model is checked against torch before anything is written.
+    The model is checked against torch before anything is written. With --quantize and
+    --trim-vocabulary it gets smaller in steps; what each costs is shown. With --format hf the
+    folder holds the weights, a tokenizer and a model card in Hugging Face's format instead.
     """
+    if kind == "hf":
+        if quantize or vocabulary or data or tune or min_agreement is not None:
+            raise ConfigError(
+                "--quantize, --trim-vocabulary, --data, --min-agreement and --tune go with"
+                " --format bundle: hf keeps the whole model"
+            )
+        _export_hub(run, out, overwrite)
+        return
     exporter = need("nanonet.export", "nanonet export")
+    compression = exporter.Compression(quantize or "none", _tokens(vocabulary), min_agreement)
+    if (data is not None or min_agreement is not None) and compression.is_none and not tune:
+        raise ConfigError(
+            "--data and --min-agreement go with --quantize, --trim-vocabulary or --tune: nothing"
+            " else is measured"
+        )
+    table = None if data is None else read(data, settings, labels="optional")
+    folder, target = existing_folder(run), Path(out)
+    if tune and is_summarizer(folder):
+        raise ConfigError("--tune measures classifiers only: leave it out for a summarizer")
     manifest = exporter.export(
-        existing_folder(run), Path(out), quantize=quantize, overwrite=overwrite
+        folder, target, compression=compression, data=table, overwrite=overwrite
     )
+    if tune:
+        manifest = keep_fastest(exporter, folder, target, manifest, compression, table, quantize)
     size = sum(f.stat().st_size for f in Path(out).iterdir())
     difference = manifest.metrics["largest_difference_from_torch"]
     click.echo(
         f"{out}: {manifest.learner['name']}, {len(manifest.labels['names'])} classes,"
         f" {size / 1e6:.1f} MB, quantization {manifest.quantization};"
         f" ONNX differs from torch by at most {difference:.1e}"
+    )
+    if "steps" in manifest.metrics:
+        if manifest.task != "classification":
+            click.echo(
+                "what this costs a summarizer is not measured: see nanonet evaluate", err=True
+            )
+            return
+        _show_steps(manifest.metrics, need("nanonet.export.agreement", "nanonet export").AGREEMENT)
+
+
+def _tokens(vocabulary: str | None) -> int | str | None:
+    """Return the number of tokens asked for; ``auto`` stays, and None is all."""
+    if vocabulary is None or vocabulary == "auto":
+        return vocabulary
+    if not vocabulary.isdecimal() or int(vocabulary) < 1:
+        raise ConfigError(
+            f"--trim-vocabulary={vocabulary}: give a number of tokens from 1, or none at all"
+        )
+    return int(vocabulary)
+
+
+def _show_steps(metrics: dict[str, Any], limit: float) -> None:
+    """Show what each step towards a smaller model cost, and warn where it cost much."""
+    steps, measured_on = metrics["steps"], metrics["measured_on"]
+    has_accuracy = steps[-1]["accuracy"] is not None
+    click.echo(f"{'':24s}      MB  agreement{'  accuracy' if has_accuracy else ''}")
+    for step in steps:
+        agreement = "" if step["agreement"] is None else f"{step['agreement']:.4f}"
+        accuracy = f"    {step['accuracy']:.4f}" if has_accuracy else ""
+        click.echo(f"{step['name']:24s}  {step['bytes'] / 1e6:6.1f}  {agreement:>9s}{accuracy}")
+    if measured_on is None:
+        click.echo(
+            "warning: agreement was not measured, as the run's texts are gone or have changed:"
+            " give --data FILE",
+            err=True,
+        )
+        return
+    click.echo(f"measured on {measured_on}")
+    if steps[-1]["agreement"] < limit:
+        click.echo(
+            f"warning: {1 - steps[-1]['agreement']:.1%} of these texts are answered otherwise than"
+            " before: keep more tokens or bits, or check the accuracy with nanonet evaluate",
+            err=True,
+        )
+
+
+def _export_hub(run: str, out: str, overwrite: bool) -> None:
+    hub = need("nanonet.export.hub", "nanonet export")
+    facts = hub.export_hub(existing_folder(run), Path(out), overwrite=overwrite)
+    size = sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file())
+    click.echo(
+        f"{out}: {facts['learner']['name']}, {len(facts['labels']['names'])} classes,"
+        f" {size / 1e6:.1f} MB, Hugging Face format; differs from the run by at most"
+        f" {facts['largest_difference_from_the_run']:.1e}. README.md is the model card: add a"
+        " license"
     )

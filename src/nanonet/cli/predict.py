@@ -1,12 +1,14 @@
 """`nanonet predict`."""
 
-import json
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from nanonet.cli.common import data_set_option, read
+from nanonet.cli.common import data_config, data_set_option, existing_folder
+from nanonet.cli.progress import RowProgress
 from nanonet.cli.summaries import (
     block_option,
     budget_option,
@@ -16,13 +18,47 @@ from nanonet.cli.summaries import (
 )
 from nanonet.core.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    from nanonet.runtime.batch import Files
+    from nanonet.runtime.predictor import Predictor
+    from nanonet.tasks.labels import LabelSet
+
+PIPE = "-"
+_PAUSE = 0.02  # seconds without a line after which the lines so far are answered
+
 
 @click.command()
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option("--input", "source", metavar="FILE", help="Texts to classify.")
-@click.option("--output", metavar="FILE", help="Where to write; by its suffix CSV, JSONL, Parquet.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: all]")
+@click.option(
+    "--input", "source", metavar="FILE", help="Texts to classify; -: JSON lines of a pipe."
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="Where to write, in the format of its name; -, or without it: JSON lines to a pipe.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Drop what another job has left unfinished at --output."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: all Parquet files of the folder --input, on a Ray cluster, to the folder --output.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes of --engine ray.  [default: as many as the cluster's CPUs allow]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=0,
+    help="CPU threads (of each worker).  [default: all; with ray 1]",
+)
 @budget_option
 @block_option
 @data_set_option
@@ -31,6 +67,9 @@ def predict(
     texts: tuple[str, ...],
     source: str | None,
     output: str | None,
+    overwrite: bool,
+    engine: str,
+    workers: int | None,
     threads: int,
     budget: str | None,
     block_trigrams: bool | None,
@@ -40,50 +79,143 @@ def predict(
 
     TEXTs are answered on the screen, one per line: label, probability, text. With --input, every
     row of the file is answered in its order, with the columns text, label, label_name and
-    probability. A summarizer answers with the columns text, summary and sentences: number,
-    characters from start to end, score and text of each sentence chosen.
-    """
-    from nanonet.data.writers import SUFFIXES, write_table
-    from nanonet.runtime.predictor import Predictor
+    probability. FILE may be larger than the memory; the same command goes on where a killed one
+    stopped.
 
+    A summarizer answers with the columns text, summary and sentences: number, characters from start
+    to end, score and text of each sentence chosen.
+    """
     if bool(texts) == bool(source):
         raise ConfigError("give either TEXTs or --input FILE")
-    if output is not None and Path(output).suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"--output {output}: unknown file type (there are: {', '.join(SUFFIXES)})"
-        )
-    if output is not None and source is None:
-        raise ConfigError("--output goes with --input")
-    if output is not None and Path(output).exists() and Path(output).samefile(str(source)):
-        raise ConfigError(f"--output {output} is the input: choose another file")
-    if settings and source is None:
-        raise ConfigError("--set names columns: it goes with --input")
-    if output is not None and not Path(output).parent.is_dir():
-        raise DataError(f"cannot write {output}: folder {Path(output).parent} does not exist")
+    if source is None:
+        if output is not None:
+            raise ConfigError("--output goes with --input")
+        if settings:
+            raise ConfigError("--set names columns: it goes with --input")
     if is_summarizer(Path(bundle)):
+        if engine == "ray" or PIPE in (source, output):
+            raise ConfigError("a summarizer reads files: leave --engine ray and - out")
         how = (texts, source, output, threads, settings, budget, block_trigrams)
         summarize(Path(bundle), *how)
         return
     refuse_summary_options(budget, block_trigrams)
-    predictor = Predictor.load(bundle, threads=threads)
-    if source is not None:
-        rows = read(source, settings, labels="ignored", keep_empty=True).texts
+    if source is None:
+        _predict_texts(bundle, list(texts), threads)
+        return
+    column = data_config(settings).text_column
+    if engine == "ray":
+        _predict_folder(bundle, source, output, column, workers, threads, overwrite)
+        return
+    if workers is not None:
+        raise ConfigError("--workers goes with --engine ray")
+    if output in (None, PIPE):
+        _predict_to_pipe(bundle, source, column, threads)
     else:
-        rows = list(texts)
-    probabilities = predictor.predict_proba(rows)
-    best = probabilities.argmax(-1)
-    columns: dict[str, list[Any]] = {
-        "text": rows,
-        "label": [predictor.labels.values[i] for i in best],
-        "label_name": [predictor.labels.names[i] for i in best],
-        "probability": [round(float(p[i]), 6) for p, i in zip(probabilities, best, strict=True)],
-    }
-    if output is not None:
-        write_table(output, columns)
-        click.echo(f"{output}: {len(rows)} texts", err=True)
-    elif source is not None:
-        for values in zip(*columns.values(), strict=True):
-            click.echo(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False))
-    else:
-        for text, _, name, probability in zip(*columns.values(), strict=True):
-            click.echo(f"{name}\t{probability:.3f}\t{text}")
+        _predict_file(bundle, source, str(output), column, threads, overwrite)
+
+
+def _predict_texts(bundle: str, texts: list[str], threads: int) -> None:
+    """Answer texts of the command line."""
+    from nanonet.runtime.batch import answer
+
+    answers = answer(_load(bundle, threads), texts)
+    for text, _, name, probability in zip(*answers.values(), strict=True):
+        click.echo(f"{name}\t{probability:.3f}\t{text}")
+
+
+def _predict_to_pipe(bundle: str, source: str, column: str, threads: int) -> None:
+    """Answer a file or standard input on standard output."""
+    from nanonet.data.readers import stream_texts
+    from nanonet.runtime.batch import predict_stream
+
+    predictor = _load(bundle, threads)
+    name = "stdin" if source == PIPE else source
+    with RowProgress(name, quiet=sys.stdout.isatty()) as progress:
+        # Every block is flushed: what reads the pipe waits for it.
+        blocks = stream_texts(source, column, pause=_PAUSE)
+        predict_stream(predictor, blocks, partial(click.echo, nl=False), progress)
+
+
+def _predict_file(
+    bundle: str, source: str, output: str, column: str, threads: int, overwrite: bool
+) -> None:
+    """Answer a file or standard input in a file."""
+    from nanonet.data.formats import SUPPORTED, file_format
+    from nanonet.data.writers import checked_format
+    from nanonet.runtime.batch import predict_file
+
+    target = Path(output)
+    if file_format(target) is None:
+        raise ConfigError(f"--output {output}: unknown file type; supported are {SUPPORTED}")
+    checked_format(target)
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise ConfigError(f"--output {output} is the input: choose another file")
+    if target.is_dir():
+        raise ConfigError(f"--output {output} is a folder: name a file")
+    if not target.parent.is_dir():
+        raise DataError(f"cannot write {output}: folder {target.parent} does not exist")
+    predictor = _load(bundle, threads)
+    files = files_of(source, output, column, predictor.labels)
+    with RowProgress(output) as progress:
+        done = predict_file(predictor, Path(bundle), target, files, progress, overwrite=overwrite)
+    if done.outdated:
+        click.echo(
+            f"warning: {source} has changed since the work on {output} began: {done.outdated} "
+            "finished blocks did not fit it and were answered again",
+            err=True,
+        )
+    click.echo(f"{output}: {progress.summary()}", err=True)
+
+
+def _predict_folder(
+    bundle: str,
+    source: str,
+    output: str | None,
+    column: str,
+    workers: int | None,
+    threads: int,
+    overwrite: bool,
+) -> None:
+    """Answer a folder of Parquet files on a Ray cluster."""
+    from nanonet.data.writers import checked_format
+    from nanonet.runtime.cluster import predict_folder
+
+    if output in (None, PIPE) or source == PIPE:
+        raise ConfigError("--engine ray needs the folders --input and --output")
+    checked_format(Path("answers.parquet"))
+    with RowProgress(str(output)) as progress:
+        predict_folder(
+            Path(bundle),
+            existing_folder(source),
+            Path(str(output)),
+            files_of,
+            column,
+            progress,
+            workers=workers,
+            threads=threads or 1,
+            overwrite=overwrite,
+        )
+    click.echo(f"{output}: {progress.summary()}", err=True)
+
+
+def files_of(source: str, output: str, column: str, labels: "LabelSet") -> "Files":
+    """Return how the rows of ``source`` are read and their answers written."""
+    from nanonet.data.formats import file_format
+    from nanonet.data.readers import stream_texts
+    from nanonet.data.writers import join_tables, write_table
+    from nanonet.runtime.batch import Files, answer_types
+
+    known = file_format(output)
+    assert known is not None, "checked before"
+    return Files(
+        blocks=stream_texts(source, column, allow_nul=not known.is_csv),
+        suffix=known.suffix,
+        write=partial(write_table, types=answer_types(labels)),
+        join=join_tables,
+    )
+
+
+def _load(bundle: str, threads: int) -> "Predictor":
+    from nanonet.runtime.predictor import Predictor
+
+    return Predictor.load(bundle, threads=threads)

@@ -2,13 +2,15 @@
 
 ::
 
-    manifest.json    what it is, what it was made from, checksums
-    model.onnx       input_ids, attention_mask (rows, tokens) int64 -> logits (rows, classes);
-                     for summarization also token_type_ids (rows, tokens) int64, pooling (rows,
-                     sentences, tokens) and features (rows, sentences, 10) float -> logits (rows,
-                     sentences)
-    seen.bin         hashes of the labelled training texts, to find them among test texts
-    tokenizer.json   for the ``tokenizers`` library, truncation included
+    manifest.json          what it is, what it was made from, checksums
+    model.onnx             input_ids, attention_mask (rows, tokens) int64 -> logits (rows, classes)
+                           (for summarization also token_type_ids (rows, tokens) int64, pooling
+                           (rows, sentences, tokens) and features (rows, sentences, 10) float ->
+                           logits (rows, sentences))
+    seen.bin               hashes of the labelled training texts, to find them among test texts
+    tokenizer.json         for the ``tokenizers`` library, truncation included
+    config.json            labels, and
+    tokenizer_config.json  special tokens, for Hugging Face's optimum; NanoNet reads neither
 """
 
 import json
@@ -23,6 +25,8 @@ from nanonet.core.files import sha256_file, write_json
 FORMAT = 1
 MANIFEST, MODEL, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"
 SEEN = "seen.bin"
+MANIFEST_LIMIT = 16 * 2**20  # bytes: room for a hundred thousand labels
+CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,36 @@ class Manifest:
 def is_bundle(folder: Path) -> bool:
     """Return whether a folder holds a bundle's manifest, whole or not."""
     try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        values = json.loads(_read_text(folder / MANIFEST))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and {"format", "task", "labels", "files"} <= values.keys()
+
+
+def parse_manifest(path: Path) -> Manifest:
+    """Return what a ``manifest.json`` says; the files that it lists are not looked at.
+
+    Raises:
+        BundleError: a newer format, damaged, or a list of files that cannot be a bundle's.
+    """
+    try:
+        values = json.loads(_read_text(path))
+        found = values.get("format") if isinstance(values, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise BundleError(
+                f"bundle {path.parent} has format {found}, but this NanoNet reads up to {FORMAT}:"
+                " upgrade nanonet"
+            )
+        manifest = build(Manifest, values)
+    except (OSError, ValueError, RecursionError, ConfigError, AttributeError, TypeError) as error:
+        raise BundleError(f"{path} is damaged: {_short(error)}") from None
+    for name in manifest.files:
+        if name in ("", "..", MANIFEST) or Path(name).name != name or "\\" in name:
+            raise BundleError(f"{path} names a file outside the bundle: {_short(repr(name))}")
+    for name in (MODEL, TOKENIZER):
+        if name not in manifest.files:
+            raise BundleError(f"{path} is damaged: it gives no checksum of {name}")
+    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -83,27 +113,33 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"bundle {folder} does not exist")
     if not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = values.get("format") if isinstance(values, dict) else None
-        if isinstance(found, int) and found > FORMAT:
-            raise BundleError(
-                f"bundle {folder} has format {found}, but this NanoNet reads up to {FORMAT}:"
-                " upgrade nanonet"
-            )
-        manifest = build(Manifest, values)
-    except (OSError, ValueError, RecursionError, ConfigError, AttributeError, TypeError) as error:
-        raise BundleError(f"{path} is damaged: {error}") from None
+    manifest = parse_manifest(path)
     for name, expected in manifest.files.items():
-        if name in ("", "..") or Path(name).name != name:
-            raise BundleError(f"{path} names a file outside the bundle: {name!r}")
-        if not (folder / name).is_file():
-            raise BundleError(f"bundle {folder} lacks {name}: copy the whole folder again")
-        if sha256_file(folder / name) != expected:
-            raise BundleError(
-                f"{folder / name} is not what was exported (checksum differs): copy it again"
-            )
-    for name in (MODEL, TOKENIZER):
-        if name not in manifest.files:
-            raise BundleError(f"{path} is damaged: it gives no checksum of {name}")
+        try:
+            if not (folder / name).is_file():
+                raise BundleError(
+                    f"bundle {folder} lacks {_short(name)}: copy the whole folder again"
+                )
+            if sha256_file(folder / name) != expected:
+                raise BundleError(
+                    f"{folder / name} is not what was exported (checksum differs): copy it again"
+                )
+        except OSError as error:
+            raise BundleError(f"bundle {folder} cannot be read: {_short(error)}") from None
     return manifest
+
+
+def _read_text(path: Path) -> str:
+    """Return a manifest's text; ValueError where there is more than any bundle needs."""
+    with path.open("rb") as file:
+        data = file.read(MANIFEST_LIMIT + 1)
+    if len(data) > MANIFEST_LIMIT:
+        raise ValueError(f"more than {MANIFEST_LIMIT} bytes")
+    return data.decode("utf-8")
+
+
+def _short(message: object) -> str:
+    """Return a message as one line of bounded length: parts of it come from the file."""
+    text = " ".join(str(message).split())
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-80:]}"

@@ -5,11 +5,9 @@ A row gives ``sentences`` (a list) or ``text``, and may give ``labels`` (0 or 1 
 the sentences closest to them, and kept in the user's cache.
 """
 
-import gzip
 import hashlib
 import json
 import math
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.config import DataConfig
-from nanonet.core.errors import DataError, MissingExtraError
+from nanonet.core.errors import DataError
 from nanonet.core.files import cache_folder, write_json
 from nanonet.data.checks import clean_text
-from nanonet.data.readers import SUFFIXES, TextTable, csv_rows, decoded_lines, refuse_unusable
+from nanonet.data.formats import read_blocks
+from nanonet.data.readers import TextTable
 from nanonet.tasks.documents import Document, join_sentences, split_text
 from nanonet.tasks.labels import Label, listing, place, quoted
 from nanonet.tasks.rouge import Rouge
@@ -319,76 +318,11 @@ def _oracle_labels(pairs: list[tuple[list[str], list[str]]]) -> list[list[int]]:
 
 def _read_records(source: str, wanted: set[str]) -> tuple[list[int], list[dict[str, Any]]]:
     """Return line or row numbers, and of each row the columns that are wanted."""
-    path = Path(source)
-    refuse_unusable(path)
-    is_gzip = path.name.lower().endswith(".gz")
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES or (is_gzip and suffix == ".parquet"):
-        raise DataError(f"{source}: unknown file type; supported are {', '.join(SUFFIXES)}")
-    try:
-        if suffix == ".parquet":
-            return _read_parquet(path, wanted)
-        with gzip.open(path, "rb") if is_gzip else path.open("rb") as stream:
-            if suffix in (".jsonl", ".ndjson"):
-                return _read_jsonl(stream, source, wanted)
-            return _read_csv(stream, source, "\t" if suffix == ".tsv" else ",", wanted)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{source} is no gzip file or a damaged one; make it again") from error
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+    names: list[str] = []
 
+    def pick(_: str, available: Sequence[str]) -> list[str]:
+        names[:] = names or [name for name in available if name in wanted]
+        return [name for name in available if name in wanted] or list(available[:1])
 
-def _read_jsonl(
-    stream: Iterable[bytes], source: str, wanted: set[str]
-) -> tuple[list[int], list[dict[str, Any]]]:
-    numbers, records = [], []
-    for number, line in enumerate(decoded_lines(stream, source), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{place(source, number)}: broken JSON ({error}); write one JSON object per line"
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(f"{place(source, number)}: expected a JSON object")
-        numbers.append(number)
-        records.append({key: value for key, value in record.items() if key in wanted})
-    return numbers, records
-
-
-def _read_csv(
-    stream: Iterable[bytes], source: str, delimiter: str, wanted: set[str]
-) -> tuple[list[int], list[dict[str, Any]]]:
-    rows = csv_rows(stream, source, delimiter)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
-    numbers, records = [], []
-    for line, fields in rows:
-        if len(fields) != len(header):
-            raise DataError(
-                f"{place(source, line)}: {len(fields)} fields where the header has {len(header)}; "
-                f"put a field that holds {quoted(delimiter)} in double quotes"
-            )
-        numbers.append(line)
-        cells = dict(zip(header, fields, strict=True))
-        records.append({key: value for key, value in cells.items() if key in wanted})
-    return numbers, records
-
-
-def _read_parquet(path: Path, wanted: set[str]) -> tuple[list[int], list[dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("reading Parquet", "parquet") from error
-    try:
-        with pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name in wanted]
-            count = file.metadata.num_rows
-            records = file.read(columns=names).to_pylist() if names else [{}] * count
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise DataError(f"{path} is no Parquet file or a damaged one; make it again") from error
-    return list(range(1, len(records) + 1)), records
+    rows = [row for block in read_blocks(Path(source), pick) for row in block.rows]
+    return [n for n, _ in rows], [dict(zip(names, cells, strict=False)) for _, cells in rows]

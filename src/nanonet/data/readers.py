@@ -5,31 +5,26 @@ or row, and the column. Nothing is repaired silently: the only rows ever left ou
 unlabelled texts, and those are counted.
 """
 
-import csv
-import gzip
-import json
 import logging
 import re
-import zlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from nanonet.core.errors import DataError, MissingExtraError
 from nanonet.core.registry import did_you_mean
 from nanonet.data.checks import clean_label, clean_name, clean_text
+from nanonet.data.formats import arriving_blocks, file_format, first_line, read_blocks
 from nanonet.tasks.labels import Label, as_numbers, listing, place, quoted
 
 LabelUse = Literal["required", "optional", "ignored"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_SUPPORTED = ".csv, .tsv, .jsonl, .ndjson (each also as .gz) and .parquet"
+STDIN = "-"
 _HUB = "hub:"
 _NUMBER_WITH_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")
-_FILES_COMPARED = 1000
 
 
 @dataclass(frozen=True)
@@ -86,6 +81,44 @@ def read_table(
     else:
         raw = _read_file(Path(source), columns, labels)
     return _checked(name, raw, columns, required=labels == "required", keep_empty=keep_empty)
+
+
+def stream_texts(
+    source: str | Path, column: str, *, allow_nul: bool = True, pause: float | None = None
+) -> Iterator[tuple[list[str], float]]:
+    """Yield (texts, fraction of the source that has been read) for one block after the other.
+
+    ``source`` is a file, ``hub:NAME``, or ``-``: JSON lines on standard input, of which no fraction
+    is known (0). There, a block also ends after ``pause`` seconds without another line. Every row
+    is kept, a missing text as ``""``. ``allow_nul=False`` refuses the NUL character, for an output
+    that cannot hold it.
+
+    Raises ``DataError`` for anything unusable, ``MissingExtraError`` where Parquet, ``.zst`` or
+    the hub needs a package that is not installed.
+    """
+    name = str(source)
+    if name.startswith(_HUB):
+        yield read_table(name, Columns(text=column), labels="ignored", keep_empty=True).texts, 1.0
+        return
+    pick = partial(_pick, columns=Columns(text=column), labels="ignored")
+    if name == STDIN:
+        name = "stdin"
+        if sys.stdin is None:
+            raise DataError("stdin is closed; give --input FILE")
+        # Not sys.stdin: a thread that waits in it would break the interpreter's exit.
+        stream = open(0, "rb", closefd=False)  # noqa: SIM115
+        blocks = arriving_blocks(stream, name, pick, pause)
+    else:
+        blocks = read_blocks(Path(source), pick)
+    for block in blocks:
+        texts = [clean_text(cells[0], place(name, row), column) for row, cells in block.rows]
+        nul = None if allow_nul else next((i for i, t in enumerate(texts) if "\0" in t), None)
+        if nul is not None:
+            raise DataError(
+                f"{place(name, block.rows[nul][0])}, column {quoted(column)}: holds a NUL "
+                "character, which CSV cannot; write .jsonl or .parquet"
+            )
+        yield texts, block.fraction
 
 
 def table_from_lists(
@@ -147,18 +180,16 @@ def _checked(
     )
 
 
-def _pick(
-    source: str, available: Sequence[str], columns: Columns, labels: LabelUse
-) -> tuple[str, str | None, str | None]:
-    """Return the names of the text, label and label name columns to read, None where unused."""
+def _pick(source: str, available: Sequence[str], columns: Columns, labels: LabelUse) -> list[str]:
+    """Return the names of the columns to read: text, and where used label and label name."""
     _require(source, available, columns.text, "data.text_column")
     if labels == "ignored" or (labels == "optional" and columns.label not in available):
-        return columns.text, None, None
+        return [columns.text]
     _require(source, available, columns.label, "data.label_column")
     if columns.label_name in available or columns.label_name != Columns().label_name:
         _require(source, available, columns.label_name, "data.label_name_column")
-        return columns.text, columns.label, columns.label_name
-    return columns.text, columns.label, None
+        return [columns.text, columns.label, columns.label_name]
+    return [columns.text, columns.label]
 
 
 def _require(source: str, available: Sequence[str], column: str, option: str) -> None:
@@ -179,117 +210,24 @@ def _require(source: str, available: Sequence[str], column: str, option: str) ->
 
 
 def _read_file(path: Path, columns: Columns, labels: LabelUse) -> _Raw:
-    """Read the columns by the file's suffix."""
-    source = str(path)
-    refuse_unusable(path)
-    is_gzip = path.name.lower().endswith(".gz")
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES or (is_gzip and suffix == ".parquet"):
-        raise DataError(f"{source}: unknown file type; supported are {_SUPPORTED}")
-    try:
-        if suffix == ".parquet":
-            return _read_parquet(path, columns, labels)
-        with gzip.open(path, "rb") if is_gzip else path.open("rb") as stream:
-            if suffix in (".jsonl", ".ndjson"):
-                return _read_jsonl(stream, source, columns, labels)
-            delimiter = "\t" if suffix == ".tsv" else ","
-            return _read_csv(stream, source, delimiter, columns, labels)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{source} is no gzip file or a damaged one; make it again") from error
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+    """Read the columns of a whole file."""
+    pick = partial(_pick, columns=columns, labels=labels)
+    rows = [row for block in read_blocks(path, pick) for row in block.rows]
+    values = [list(column) for column in zip(*(cells for _, cells in rows), strict=True)]
+    known = file_format(path)
+    if len(values) > 1 and known is not None and known.is_csv:
+        values[1] = [_csv_label(cell) for cell in values[1]]
+    return _raw([number for number, _ in rows], values)
 
 
-def refuse_unusable(path: Path) -> None:
-    """Raise ``DataError`` unless ``path`` is a file with something in it."""
-    try:
-        size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        others: list[str] = []
-        with suppress(OSError, ValueError):
-            others = [p.name for p in islice(path.parent.iterdir(), _FILES_COMPARED)]
-        raise DataError(
-            f"no such file: {path}{did_you_mean(path.name, others)}; give a file "
-            f"({_SUPPORTED}) or {_HUB}NAME"
-        ) from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; give a file inside it")
-    if size == 0:
-        raise DataError(f"{path} is empty; give a file with at least one row")
-
-
-def decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
-    """Yield the lines of a UTF-8 stream, without the byte order mark that Excel puts first."""
-    offset = 0
-    for number, line in enumerate(stream, start=1):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{place(source, number)}: the byte 0x{line[error.start]:02X} at byte offset "
-                f"{offset + error.start} of the file is not UTF-8; save the file as UTF-8"
-            ) from error
-        if "\0" in text:
-            raise DataError(
-                f"{place(source, number)}: a NUL byte at character {text.index(chr(0)) + 1}; "
-                "the file is damaged or not plain text; save it again as UTF-8"
-            )
-        yield text.removeprefix("\ufeff") if number == 1 else text
-        offset += len(line)
-
-
-def csv_rows(
-    stream: Iterable[bytes], source: str, delimiter: str
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line where the row starts, fields) for every row that is not blank."""
-    # The default of 131,072 characters a field is less than a long document. There is no other
-    # way to raise it than for the whole process.
-    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
-    reader = csv.reader(decoded_lines(stream, source), delimiter=delimiter, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            reason = str(error).partition(" - ")[0]
-            raise DataError(
-                f"{place(source, line)}: broken row ({reason}); look for a quote that is not "
-                'closed, and write a quote inside a quoted field twice ("")'
-            ) from error
-        if fields:
-            yield line, fields
-
-
-def _read_csv(
-    stream: Iterable[bytes], source: str, delimiter: str, columns: Columns, labels: LabelUse
-) -> _Raw:
-    """Read a CSV or TSV file with a header."""
-    reader = csv_rows(stream, source, delimiter)
-    header = [name.strip() for name in next(reader, (0, []))[1]]
-    if not header:
-        raise DataError(f"{source} has only blank lines; give a header and at least one row")
-    picked = _pick(source, header, columns, labels)
-    at = [None if column is None else header.index(column) for column in picked]
-    rows: list[int] = []
-    cells: list[list[Any]] = [[], [], []]
-    for line, fields in reader:
-        if len(fields) != len(header):
-            raise DataError(
-                f"{place(source, line)}: {len(fields)} fields where the header has {len(header)}; "
-                f"put a field that holds {quoted(delimiter)} in double quotes"
-            )
-        rows.append(line)
-        for cell, column in zip(cells, at, strict=True):
-            if column is not None:
-                cell.append(fields[column])
-    texts, label_cells, names = cells
-    if picked[1] is None:
-        return _Raw(rows, texts, None, None)
-    return _Raw(rows, texts, [_csv_label(c) for c in label_cells], names if picked[2] else None)
+def _raw(rows: list[int], values: list[list[Any]]) -> _Raw:
+    """Return the columns that `_pick` chose; there are none of them where there are no rows."""
+    return _Raw(
+        rows=rows,
+        texts=values[0] if values else [],
+        labels=values[1] if len(values) > 1 else None,
+        names=values[2] if len(values) > 2 else None,
+    )
 
 
 def _csv_label(text: str) -> str | float:
@@ -299,72 +237,6 @@ def _csv_label(text: str) -> str | float:
     """
     is_float = _NUMBER_WITH_POINT.fullmatch(text.strip()) or text.strip() in ("nan", "NaN")
     return float(text) if is_float else text
-
-
-def _read_jsonl(stream: Iterable[bytes], source: str, columns: Columns, labels: LabelUse) -> _Raw:
-    """Read a file with one JSON object per line."""
-    wanted = {columns.text, columns.label, columns.label_name}
-    available: dict[str, None] = {}
-    rows: list[int] = []
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(decoded_lines(stream, source), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{place(source, number)}: broken JSON at character {error.pos + 1} "
-                f"({error.msg}); write one JSON object per line"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place(source, number)}: unreadable JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{place(source, number)}: expected a JSON object but found "
-                f'{type(record).__name__}; write lines such as {{"{columns.text}": "..."}}'
-            )
-        available.update(dict.fromkeys(record))
-        rows.append(number)
-        # Other keys may be large (embeddings, tokens): they are not kept.
-        records.append({key: value for key, value in record.items() if key in wanted})
-    if not records:
-        raise DataError(f"{source} has no rows; give at least one text")
-    picked = _pick(source, list(available), columns, labels)
-    texts, label_cells, names = (
-        None if column is None else _values(source, rows, records, column) for column in picked
-    )
-    return _Raw(rows, texts or [], label_cells, names)
-
-
-def _values(source: str, rows: list[int], records: list[dict[str, Any]], key: str) -> list[Any]:
-    for row, record in zip(rows, records, strict=True):
-        if key not in record:
-            raise DataError(f"{place(source, row)}: no key {quoted(key)}; add it to this line")
-    return [record[key] for record in records]
-
-
-def _read_parquet(path: Path, columns: Columns, labels: LabelUse) -> _Raw:
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("reading Parquet", "parquet") from error
-    source = str(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            picked = _pick(source, file.schema_arrow.names, columns, labels)
-            table = file.read(columns=[column for column in picked if column is not None])
-        texts, label_cells, names = (
-            None if column is None else list(table.column(column).to_pylist()) for column in picked
-        )
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise DataError(
-            f"{source} is no Parquet file or a damaged one ({_first_line(error)}); make it again"
-        ) from error
-    return _Raw(list(range(1, table.num_rows + 1)), texts or [], label_cells, names)
 
 
 def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
@@ -384,24 +256,16 @@ def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
     # network layer. All of them mean that the data cannot be had.
     except Exception as error:
         raise DataError(
-            f"cannot load {name} ({_first_line(error)}); without the hub, download the data "
+            f"cannot load {name} ({first_line(error)}); without the hub, download the data "
             "elsewhere and pass a .parquet, .jsonl or .csv file"
         ) from error
-    text, label, label_name = _pick(name, dataset.column_names, columns, labels)
-    texts = list(dataset[text])
-    rows = list(range(1, len(texts) + 1))
-    if label is None:
-        return _Raw(rows, texts, None, None)
-    values = list(dataset[label])
-    class_names = getattr(dataset.features[label], "names", None)
-    if class_names is None:
-        return _Raw(rows, texts, values, list(dataset[label_name]) if label_name else None)
+    picked = _pick(name, dataset.column_names, columns, labels)
+    values = [list(dataset[column]) for column in picked]
+    raw = _raw(list(range(1, len(values[0]) + 1)), values)
+    class_names = getattr(dataset.features[picked[1]], "names", None) if len(picked) > 1 else None
+    if raw.labels is None or class_names is None:
+        return raw
     # A ClassLabel marks a hidden label with -1; as an index that would name the last class.
-    values = [None if value is None or value < 0 else value for value in values]
-    names = ["?" if value is None else class_names[value] for value in values]
-    return _Raw(rows, texts, values, names)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    known = [None if value is None or value < 0 else value for value in raw.labels]
+    names = ["?" if value is None else class_names[value] for value in known]
+    return _Raw(raw.rows, raw.texts, known, names)

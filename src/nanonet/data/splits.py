@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from nanonet.core.errors import ConfigError, DataError
 from nanonet.core.files import new_folder, sha256_file
 from nanonet.data.checks import conflicting_duplicates, normalize_text
+from nanonet.data.formats import SUFFIXES
 from nanonet.data.readers import TextTable
-from nanonet.data.writers import SUFFIXES, write_table
+from nanonet.data.writers import write_table
 from nanonet.tasks.labels import LabelSet, quoted
 
 _NOTE = (

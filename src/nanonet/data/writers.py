@@ -1,42 +1,103 @@
 """Write tables as CSV, TSV, JSONL or Parquet files, whole or not at all."""
 
 import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
-from nanonet.core.errors import DataError, MissingExtraError
+from nanonet.core.errors import DataError
 from nanonet.core.files import new_file
+from nanonet.data.formats import (
+    SUPPORTED,
+    FileFormat,
+    compressed,
+    file_format,
+    first_line,
+    need_pyarrow,
+)
 from nanonet.tasks.labels import quoted
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_ROW_GROUP_ROWS = 2**16
+_ROW_GROUP_BYTES = 2**26
 
 Table = Mapping[str, Sequence[object]]
+Types = Mapping[str, type]  # of each column: str, int or float
 
 
-def write_table(path: str | Path, columns: Table) -> None:
-    """Write columns of equal length n to ``path``, in the format of its suffix.
+def write_table(path: str | Path, columns: Table, types: Types | None = None) -> None:
+    """Write columns of equal length n to ``path``, in the format of its name.
 
-    The file appears complete or not at all, and replaces an older one. Raises ``DataError`` when
-    the suffix is unknown, the columns differ in length, a value does not fit the format, or the
-    file cannot be written; ``MissingExtraError`` for Parquet without its package.
+    The file appears complete or not at all, and replaces an older one. ``types`` says what a
+    Parquet file's columns hold; without it, their values do, and no rows have no types. Raises
+    ``DataError`` when the format is unknown, the columns differ in length, a value does not fit
+    the format, or the file cannot be written; ``MissingExtraError`` for Parquet or ``.zst``
+    without pyarrow.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path}: unknown file type; supported are {', '.join(SUFFIXES)}")
+    known = checked_format(path)
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1:
         found = ", ".join(f"{name} ({length})" for name, length in lengths.items())
         raise DataError(f"{path}: columns of equal length are needed, got {found or 'none'}")
+    with _new_file(path) as part:
+        if known.suffix == ".parquet":
+            _write_parquet(part, path, columns, types)
+            return
+        with (
+            part.open("wb") as raw,
+            compressed(raw, known.compression) as stream,
+            io.TextIOWrapper(stream, encoding="utf-8", newline="") as text,
+        ):
+            if known.is_csv:
+                _write_csv(text, path, columns, known.delimiter)
+            else:
+                _write_jsonl(text, columns)
+
+
+def join_tables(parts: Sequence[Path], path: Path) -> None:
+    """Join files into ``path`` in constant memory; it appears complete or not at all.
+
+    `write_table` made the parts, at least one, with the same columns and in the format of
+    ``path``, but not compressed. Raises what `write_table` raises.
+    """
+    known = checked_format(path)
+    with _new_file(path) as new:
+        if known.suffix == ".parquet":
+            _join_parquet(parts, new)
+            return
+        with new.open("wb") as raw, compressed(raw, known.compression) as stream:
+            for number, part in enumerate(parts):
+                with part.open("rb") as file:
+                    if known.is_csv and number > 0:
+                        file.readline()  # the header again
+                    shutil.copyfileobj(file, stream)
+
+
+def checked_format(path: Path) -> FileFormat:
+    """Return the format in which ``path`` would be written.
+
+    Raises ``DataError`` for an unknown one, ``MissingExtraError`` for one without its package.
+    """
+    known = file_format(path)
+    if known is None:
+        raise DataError(f"{path}: unknown file type; supported are {SUPPORTED}")
+    if known.suffix == ".parquet":
+        need_pyarrow("writing Parquet")
+    if known.compression == ".zst":
+        need_pyarrow("writing .zst files")
+    return known
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Yield the temporary file that becomes ``path``; failures to write become ``DataError``."""
     try:
         with new_file(path) as part:
-            if suffix == ".parquet":
-                _write_parquet(part, path, columns)
-            elif suffix in (".csv", ".tsv"):
-                _write_csv(part, path, columns, "\t" if suffix == ".tsv" else ",")
-            else:
-                _write_jsonl(part, columns)
+            yield part
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
@@ -46,41 +107,56 @@ def write_table(path: str | Path, columns: Table) -> None:
         ) from error
 
 
-def _write_csv(part: Path, path: Path, columns: Table, delimiter: str) -> None:
-    with part.open("w", encoding="utf-8", newline="") as stream:
-        # Every text is quoted: Python before 3.13 leaves a lone "\r" bare, and then cannot read it.
-        writer = csv.writer(
-            stream, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
-        )
-        writer.writerow(columns)
-        for number, row in enumerate(zip(*columns.values(), strict=True), start=1):
-            for name, value in zip(columns, row, strict=True):
-                if isinstance(value, str) and "\0" in value:
-                    raise DataError(
-                        f"cannot write {path}: row {number}, column {quoted(name)} holds a NUL "
-                        "character, which CSV cannot; write .jsonl or .parquet"
-                    )
-            writer.writerow(row)
+def _write_csv(stream: TextIO, path: Path, columns: Table, delimiter: str) -> None:
+    # Every text is quoted: Python before 3.13 leaves a lone "\r" bare, and then cannot read it.
+    writer = csv.writer(
+        stream, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+    )
+    writer.writerow(columns)
+    for number, row in enumerate(zip(*columns.values(), strict=True), start=1):
+        for name, value in zip(columns, row, strict=True):
+            if isinstance(value, str) and "\0" in value:
+                raise DataError(
+                    f"cannot write {path}: row {number}, column {quoted(name)} holds a NUL "
+                    "character, which CSV cannot; write .jsonl or .parquet"
+                )
+        writer.writerow(row)
 
 
-def _write_jsonl(part: Path, columns: Table) -> None:
-    with part.open("w", encoding="utf-8", newline="\n") as stream:
-        for row in zip(*columns.values(), strict=True):
-            record = dict(zip(columns, row, strict=True))
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+def _write_jsonl(stream: TextIO, columns: Table) -> None:
+    for row in zip(*columns.values(), strict=True):
+        record = dict(zip(columns, row, strict=True))
+        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _write_parquet(part: Path, path: Path, columns: Table) -> None:
+def _write_parquet(part: Path, path: Path, columns: Table, types: Types | None) -> None:
+    pyarrow = need_pyarrow("writing Parquet")
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = types and pyarrow.schema([(name, kinds[types[name]]) for name in columns])
+    values = {name: list(column) for name, column in columns.items()}
     try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("writing Parquet", "parquet") from error
-    try:
-        table = pyarrow.table({name: list(values) for name, values in columns.items()})
+        table = pyarrow.table(values, schema=schema)
     except pyarrow.ArrowException as error:
         raise DataError(
-            f"cannot write {path}: a column mixes kinds of values ({str(error).splitlines()[0]}); "
+            f"cannot write {path}: a column mixes kinds of values ({first_line(error)}); "
             "make each column one kind"
         ) from error
-    pq.write_table(table, part, compression="zstd")
+    pyarrow.parquet.write_table(table, part, compression="zstd")
+
+
+def _join_parquet(parts: Sequence[Path], new: Path) -> None:
+    """Copy the rows; small row groups become few large ones."""
+    pyarrow = need_pyarrow("writing Parquet")
+    schema = pyarrow.parquet.read_schema(parts[0])
+    waiting: list[Any] = []
+    with pyarrow.parquet.ParquetWriter(new, schema, compression="zstd") as writer:
+        for part in parts:
+            with pyarrow.parquet.ParquetFile(part) as file:
+                waiting.append(file.read())
+            is_full = (
+                sum(table.num_rows for table in waiting) >= _ROW_GROUP_ROWS
+                or sum(table.nbytes for table in waiting) >= _ROW_GROUP_BYTES
+            )
+            if is_full or part == parts[-1]:
+                writer.write_table(pyarrow.concat_tables(waiting))
+                waiting = []

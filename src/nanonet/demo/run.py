@@ -18,7 +18,7 @@ from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_json, write_text
 from nanonet.data.readers import TextTable, table_from_lists
 from nanonet.demo.corpus import Docstring, Split, read_corpus, split_corpus
-from nanonet.export import export
+from nanonet.export import Compression, export
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import TEACHER, build_cohort
 from nanonet.runtime.predictor import Predictor
@@ -114,7 +114,7 @@ def _compare(split: Split, folder: Path, seed: int, console: Console) -> list[Ro
     for name, value in scores.learners.items():
         mark = "selected" if name == summary["selected"] else ""
         rows.append(Row(f"NanoNet {name}", value, mark))
-    export(folder / "run", folder / "bundle", quantize="int8")
+    export(folder / "run", folder / "bundle", compression=Compression("int8"))
     rows.append(_bundle_row(folder / "bundle", test, labels))
     return rows
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nanonet.core.config import Config, merge
 from nanonet.core.errors import BundleError, MissingExtraError
+from nanonet.data.readers import TextTable
 from nanonet.training.inputs import TrainingTables
 
 
@@ -22,7 +23,8 @@ class BundleEstimator(BaseEstimator):  # type: ignore[misc]
     backbone: str
     steps: int | None
     settings: Mapping[str, Any] | None
-    quantize: Literal["none", "int8"]
+    quantize: Literal["none", "int8", "int8-static", "mixed", "int4"]
+    trim_vocabulary: int | Literal["auto"] | None = None
     random_state: int | np.random.RandomState | None
     run_dir: str | Path | None
     verbose: bool
@@ -34,10 +36,12 @@ class BundleEstimator(BaseEstimator):  # type: ignore[misc]
         """Set that attribute from a bundle."""
         raise NotImplementedError
 
-    def _train(self, config: Config, tables: Callable[[], TrainingTables]) -> None:
-        """Train a run and take its bundle into memory."""
+    def _train(
+        self, config: Config, tables: Callable[[], TrainingTables], texts: TextTable | None = None
+    ) -> None:
+        """Train a run and take its bundle into memory; its size is measured on ``texts``."""
         try:
-            from nanonet.export import export
+            from nanonet.export import Compression, export
             from nanonet.training.display import ConsoleDisplay
             from nanonet.training.train import train
         except ModuleNotFoundError as error:
@@ -48,7 +52,8 @@ class BundleEstimator(BaseEstimator):  # type: ignore[misc]
             bundle = Path(folder) / "bundle"
             display = ConsoleDisplay() if self.verbose else None
             self.summary_ = train(config, tables, run, display=display)
-            export(run, bundle, quantize=self.quantize)
+            smaller = Compression(self.quantize, self.trim_vocabulary)
+            export(run, bundle, compression=smaller, data=texts)
             self._keep(bundle)
 
     def _overrides(self) -> dict[str, Any]:

@@ -35,7 +35,10 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
         backbone: ``minilm``, a folder or a Hugging Face id.
         steps: training steps; None: as the recipe says.
         settings: further settings by full key, such as ``{"cohort.students": 3}``.
-        quantize: ``none`` or ``int8``.
+        quantize: how many bits the bundle holds its weights in: ``none``, ``int8``,
+            ``int8-static``, ``mixed`` or ``int4``.
+        trim_vocabulary: how many tokens the bundle keeps for their frequency; ``auto``: as few as
+            answer the texts as before; None: all.
         random_state: the seed; None or a generator: one is drawn from it.
         run_dir: where to keep the run folder; None: a temporary one, deleted after fitting.
         verbose: show progress.
@@ -54,7 +57,8 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
         backbone: str = "minilm",
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
-        quantize: Literal["none", "int8"] = "none",
+        quantize: Literal["none", "int8", "int8-static", "mixed", "int4"] = "none",
+        trim_vocabulary: int | Literal["auto"] | None = None,
         random_state: int | np.random.RandomState | None = 0,
         run_dir: str | Path | None = None,
         verbose: bool = False,
@@ -64,6 +68,7 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
         self.steps = steps
         self.settings = settings
         self.quantize = quantize
+        self.trim_vocabulary = trim_vocabulary
         self.random_state = random_state
         self.run_dir = run_dir
         self.verbose = verbose
@@ -89,7 +94,7 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
         labeled, free = _tables(X, y, unlabeled)
         held_out = table_from_lists(*validation, "validation") if validation else None
         config = make_config(self.recipe, self._overrides())
-        self._train(config, lambda: TrainingTables(labeled, free, held_out))
+        self._train(config, lambda: TrainingTables(labeled, free, held_out), free or labeled)
         self._set_classes(self.predictor_.labels.values)
         if any(isinstance(label, str) for label in y):
             self._set_classes([str(value) for value in self.predictor_.labels.values])

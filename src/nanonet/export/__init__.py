@@ -2,19 +2,34 @@
 
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from nanonet.core.bundle import FORMAT, MODEL, SEEN, TOKENIZER, Manifest, is_bundle
-from nanonet.core.config import to_dict
+from nanonet.core.bundle import (
+    CONFIG,
+    FORMAT,
+    MODEL,
+    SEEN,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Manifest,
+    is_bundle,
+)
+from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
-from nanonet.export.graph import check_parity, quantize_int8, write_onnx
-from nanonet.models.backbones import load_backbone
-from nanonet.models.cohort import Cohort, build_cohort
+from nanonet.data.checks import fingerprint
+from nanonet.data.readers import TextTable
+from nanonet.export.agreement import Sample, draw_sample, run_sample
+from nanonet.export.model import Compression, write_model
+from nanonet.export.pretrained import write_config, write_tokenizer_config
+from nanonet.models.backbones import load_backbone, load_special_tokens
+from nanonet.models.cohort import Cohort, Learner, build_cohort
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.run_folder import RunFolder
 
-Quantization = Literal["none", "int8"]
+PLAIN = Compression()
+__all__ = ["Compression", "export", "load_cohort"]
+
 MADE_BY = ("nanonet", "torch", "onnx", "onnxruntime", "transformers", "tokenizers")
 
 
@@ -42,64 +57,103 @@ def load_cohort(run: RunFolder) -> Cohort:
 
 
 def export(
-    run_path: Path, out: Path, *, quantize: Quantization = "none", overwrite: bool = False
+    run_path: Path,
+    out: Path,
+    *,
+    compression: Compression = PLAIN,
+    data: TextTable | None = None,
+    overwrite: bool = False,
 ) -> Manifest:
     """Write the bundle of a run's selected learner.
 
     The ONNX model is checked against torch at several shapes before anything stands at ``out``.
-    With ``quantize="int8"`` the weights are then held in 8 bits, which changes outputs; the
-    manifest says by how much.
+    What a compression costs is measured step by step and told in the manifest.
+
+    Args:
+        run_path: a finished run.
+        out: the folder to write.
+        compression: how much smaller the model is to be.
+        data: texts to measure that on, with or without labels; None: texts of the run, where
+            their file still is what it was.
+        overwrite: whether a bundle that stands at ``out`` may be replaced.
 
     Raises:
         RunError, BackboneError: see `load_cohort`.
-        BundleError: ``out`` exists, cannot be written, or the model does not match torch's.
+        BundleError: ``out`` exists, cannot be written, or see `write_model`.
+        DataError: a label in ``data`` that training never saw.
     """
     run = RunFolder(run_path)
     summary = run.read_summary()
     _check_free(out, overwrite)
     cohort = load_cohort(run)
-    name = str(summary["selected"])
     config, inputs = run.read_config()
-    learner = cohort[name].merged()
+    learner = cohort[str(summary["selected"])].merged()
+    sample = None if compression.is_none else _sample(run, config, inputs, data)
     try:
         with new_folder(out) as folder:
-            onnx_path = folder / MODEL
-            write_onnx(learner, onnx_path)
-            metrics: dict[str, Any] = {
-                "selection": summary["selection"],
-                "largest_difference_from_torch": check_parity(learner, onnx_path),
-                "evaluations": run.read_evaluations(),
-            }
-            if quantize == "int8":
-                metrics["largest_difference_of_int8"] = quantize_int8(learner, onnx_path)
-            (folder / TOKENIZER).write_text(run.read_tokenizer(), encoding="utf-8")
-            (folder / SEEN).write_bytes(run.read_seen("labeled").tobytes())
+            tokenizer, metrics = write_model(
+                run, learner, folder, config.data.max_length, compression, sample
+            )
+            files = _write_beside(run, config, learner, tokenizer, folder)
             manifest = Manifest(
                 format=FORMAT,
                 task=config.task,
                 labels=run.read_json("labels.json"),
                 max_length=config.data.max_length,
-                quantization=quantize,
-                files={f: sha256_file(folder / f) for f in (MODEL, TOKENIZER, SEEN)},
+                quantization=compression.quantize,
+                files={name: sha256_file(folder / name) for name in files},
                 learner={
-                    "name": name,
+                    "name": summary["selected"],
                     "layers": list(learner.layer_map),
                     "backbone": config.backbone.name,
                     "weights_sha256": summary["weights_sha256"],
                 },
                 parameters={
-                    "trainable": cohort[name].trainable_count(),
+                    "trainable": cohort[summary["selected"]].trainable_count(),
                     "total": learner.total_count(),
                 },
                 versions={package: metadata.version(package) for package in MADE_BY},
                 data=inputs,
-                metrics=metrics,
+                metrics={
+                    "selection": summary["selection"],
+                    "evaluations": run.read_evaluations(),
+                    "token_lengths": summary.get("token_lengths", []),
+                    **metrics,
+                },
                 settings=to_dict(config.summarization) if config.task == "summarization" else {},
             )
             manifest.write(folder)
     except OSError as error:
         raise BundleError(f"bundle {out} cannot be written: {error.strerror or error}") from None
     return manifest
+
+
+def _sample(
+    run: RunFolder, config: Config, inputs: dict[str, Any], data: TextTable | None
+) -> Sample | None:
+    if config.task != "classification":
+        if data is not None:
+            raise BundleError("what a smaller summarizer costs is not measured: leave --data out")
+        return None
+    if data is None:
+        return run_sample(config, inputs, run.read_labels())
+    known = [inputs.get(name, {}).get("fingerprint") for name in ("labeled", "unlabeled")]
+    return draw_sample(data, run.read_labels(), seen=fingerprint(data) in known)
+
+
+def _write_beside(
+    run: RunFolder, config: Config, learner: Learner, tokenizer: str, folder: Path
+) -> tuple[str, ...]:
+    """Write what a bundle holds beside the model, and return the names of all its files."""
+    (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+    (folder / SEEN).write_bytes(run.read_seen("labeled").tobytes())
+    if config.task != "classification":
+        return MODEL, TOKENIZER, SEEN
+    names = run.read_json("labels.json")["names"]
+    write_config(str(learner.encoder.config.model_type), names, folder)
+    special = load_special_tokens(config.backbone.name)
+    write_tokenizer_config(config.data.max_length, special, folder)
+    return MODEL, TOKENIZER, SEEN, CONFIG, TOKENIZER_CONFIG
 
 
 def _check_free(out: Path, overwrite: bool) -> None:

@@ -1,7 +1,6 @@
 """A learner as an ONNX model: written, checked against torch, quantized."""
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
-from nanonet.core.bundle import MODEL
 from nanonet.core.errors import BundleError
 from nanonet.models.cohort import Learner
 from nanonet.tasks.base import FEATURES
@@ -64,7 +63,18 @@ def write_onnx(learner: Learner, path: Path) -> None:
         )
         if program is None:
             raise BundleError("torch.onnx returned no model")
-        program.save(path)
+        model = program.model_proto
+    _strip(model)
+    onnx.save(model, str(path))
+
+
+def _strip(model: Any) -> None:
+    """Remove what no one runs: shapes in between, and notes that name the exporter's files."""
+    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
 
 
 def check_parity(learner: Learner, path: Path) -> float:
@@ -88,33 +98,6 @@ def check_parity(learner: Learner, path: Path) -> float:
             " accepted); nothing was written. Please report this with the versions you use"
         )
     return worst
-
-
-def quantize_int8(learner: Learner, path: Path) -> float:
-    """Replace a learner's ONNX model by its dynamically quantized form.
-
-    Weights are held in 8 bits; activations are quantized as they come.
-
-    Returns:
-        The largest difference of a logit on random input.
-    """
-    from onnxruntime.quantization import quantize_dynamic
-
-    rng = np.random.default_rng(0)
-    before = open_session(path)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        small = Path(folder) / MODEL
-        root = logging.getLogger()
-        level = root.level
-        root.setLevel(logging.ERROR)  # it recommends a pre-processing that dynamic int8 ignores
-        try:
-            quantize_dynamic(path, small, per_channel=True)
-        finally:
-            root.setLevel(level)
-        path.write_bytes(small.read_bytes())
-    after = open_session(path)
-    feed = random_feed(rng, 7, 48, learner)
-    return float(np.abs(after.run(None, feed)[0] - before.run(None, feed)[0]).max())
 
 
 def random_feed(

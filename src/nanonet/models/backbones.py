@@ -94,6 +94,17 @@ class Encoder(nn.Module):
         finally:
             self.layers = whole
 
+    def stock_config(self) -> Any:
+        """Return the configuration of a Hugging Face model that computes what this encoder does."""
+        config = copy.deepcopy(self.config)
+        config.num_hidden_layers = self.empty_layers + len(self.layers)
+        return config
+
+    @property
+    def empty_layers(self) -> int:
+        """How many layers that do nothing a Hugging Face model needs in front of these."""
+        return 0
+
 
 ENCODERS: Registry[type[Encoder]] = Registry("encoder family")
 
@@ -192,6 +203,22 @@ class ModernBertEncoder(Encoder):
         """See `Encoder.finish`."""
         return self.final_norm(hidden)  # type: ignore[no-any-return]
 
+    def stock_config(self) -> Any:
+        """See `Encoder.stock_config`. Says which biases there are: the family has none."""
+        config = super().stock_config()
+        first: Any = self.layers[0]
+        kinds = [str(layer.attention_type) for layer in self.layers]
+        config.layer_types = [kinds[0]] * self.empty_layers + kinds
+        config.attention_bias = first.attn.Wqkv.bias is not None
+        config.mlp_bias = first.mlp.Wi.bias is not None
+        config.norm_bias = self.final_norm.bias is not None
+        return config
+
+    @property
+    def empty_layers(self) -> int:
+        """See `Encoder.empty_layers`: a Hugging Face model has no norm before its first layer."""
+        return 0 if isinstance(self.layers[0].attn_norm, nn.Identity) else 1
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -261,14 +288,36 @@ def load_backbone(
     Raises:
         BackboneError: not found, not reachable, no encoder, not verified, no safetensors.
     """
-    source = name
-    if name == "minilm":
-        source = str(offline_minilm() or MINILM_HUB_ID)
+    source = _source(name)
     _check_folder(source)
     model, tokenizer_json = _load_hugging_face(source, attention)
     encoder = wrap_model(model, name)
     chosen = pooling if pooling != "auto" else _trained_pooling(source, encoder.config)
     return Backbone(name, encoder, tokenizer_json, chosen, weights_fingerprint(encoder))
+
+
+def _source(name: str) -> str:
+    """Return the folder or hub id that a name stands for."""
+    return str(offline_minilm() or MINILM_HUB_ID) if name == "minilm" else name
+
+
+def load_special_tokens(name: str) -> dict[str, str]:
+    """Return a backbone's special tokens by role, as in ``{"pad_token": "[PAD]"}``.
+
+    Raises:
+        BackboneError: its tokenizer is gone.
+    """
+    import transformers
+
+    path = Path(_source(name)).expanduser()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(path) if path.is_dir() else _source(name), trust_remote_code=False
+        )
+    except Exception as error:  # as in `_load_hugging_face`
+        raise BackboneError(f"tokenizer of {name} cannot be loaded: {error}") from None
+    found: dict[str, Any] = tokenizer.special_tokens_map
+    return {role: token for role, token in found.items() if isinstance(token, str)}
 
 
 def _check_folder(source: str) -> None:

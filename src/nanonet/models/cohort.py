@@ -404,7 +404,9 @@ def check_cohort(backbone: Backbone, config: Config) -> None:
     """
     encoder = backbone.encoder
     for name, (layer_map, peft) in learner_plans(config.cohort, backbone.layers).items():
-        trainable_names(encoder.subset(layer_map), peft, config.lora)
+        warms_up = config.warmup.steps > 0 and name != TEACHER
+        for method in (peft, config.warmup.peft) if warms_up else (peft,):
+            trainable_names(encoder.subset(layer_map), method, config.lora)
         view = config.views.of(name)
         if (view.adversarial or view.feature_cutoff) and not encoder.has_embedding_output:
             raise ConfigError(

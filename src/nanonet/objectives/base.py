@@ -73,6 +73,7 @@ class Objective:
         needs_teacher: it reads the teacher's outputs.
         needs_soft_labels: it reads propagated labels.
         min_students: students that it needs, those whose outputs it reads included.
+        reads_logits: its gradient reaches the head; that of one on representations does not.
     """
 
     weight: float = setting(1.0, 0.0)
@@ -82,6 +83,7 @@ class Objective:
     needs_teacher: ClassVar[bool] = False
     needs_soft_labels: ClassVar[bool] = False
     min_students: ClassVar[int] = 0
+    reads_logits: ClassVar[bool] = True
 
     def weight_at(self, progress: float) -> float:
         """Return the factor at ``progress`` (0 at the phase's first step, towards 1)."""

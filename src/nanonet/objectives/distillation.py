@@ -48,6 +48,7 @@ class RepresentationDistillation(Objective):
 
     streams: ClassVar[frozenset[Stream]] = frozenset({"unlabeled"})
     needs_teacher: ClassVar[bool] = True
+    reads_logits: ClassVar[bool] = False
 
     def parts(self) -> Parts:
         """See `Objective.parts`."""
@@ -83,6 +84,7 @@ class AttentionDistillation(Objective):
 
     streams: ClassVar[frozenset[Stream]] = frozenset({"unlabeled"})
     needs_teacher: ClassVar[bool] = True
+    reads_logits: ClassVar[bool] = False
 
     @property
     def _kind(self) -> AttentionKind:

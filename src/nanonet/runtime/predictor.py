@@ -1,21 +1,22 @@
-"""`Predictor`: runs a bundle with onnxruntime, tokenizers and numpy."""
+"""`Predictor`: runs a bundle with an engine, tokenizers and numpy."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanonet.core.archive import opened_bundle
 from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
-from nanonet.core.errors import BundleError, DataError
+from nanonet.core.errors import BundleError, DataError, NanoNetError
+from nanonet.runtime.choices import record, recorded
+from nanonet.runtime.engines import DEFAULT, TOKENS_PER_CHUNK, Engine, open_engine, run_rows
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
-from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, length_chunks, pad
+from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer
 
-TEXTS_AT_ONCE = 4096  # tokenized together: bounds memory, and is enough to sort by length
-TOKENS_PER_CHUNK = 2048  # padded tokens of one run of the model
-MAX_PADDING = 0.1
+TEXTS_AT_ONCE = 4096  # sorted by length together: bounds memory, and is enough to pad little
 
 
 class Predictor:
@@ -32,29 +33,36 @@ class Predictor:
         manifest: Manifest,
         labels: LabelSet,
         tokenizer: TextTokenizer,
-        session: Any,
+        engine: Engine,
         seen: NDArray[np.uint64],
+        tokens_per_chunk: int = TOKENS_PER_CHUNK,
     ) -> None:
         self.manifest = manifest
         self.labels = labels
         self.seen = seen
         self._tokenizer = tokenizer
-        self._session = session
+        self._engine = engine
+        self._tokens_per_chunk = tokens_per_chunk
 
     @classmethod
-    def load(cls, bundle: str | Path, *, threads: int = 0) -> "Predictor":
+    def load(cls, bundle: str | Path, *, threads: int = 0, tune: bool = False) -> "Predictor":
         """Load a bundle.
 
+        What `nanonet.runtime.choices` has recorded for this bundle on this machine is used.
+
         Args:
-            bundle: its folder.
-            threads: CPU threads of one run of the model; 0: one per core.
+            bundle: its folder, or a zip file of it.
+            threads: CPU threads of one run of the model; 0: as recorded, else one per core.
+            tune: first measure what is fastest here (a few seconds), and record it.
 
         Raises:
             BundleError: missing, altered, damaged, or of a newer format.
         """
-        import onnxruntime
+        with opened_bundle(Path(bundle)) as folder:
+            return cls._load(folder, threads, tune)
 
-        folder = Path(bundle)
+    @classmethod
+    def _load(cls, folder: Path, threads: int, tune: bool) -> "Predictor":
         manifest = read_manifest(folder)
         if manifest.task == "summarization":
             raise BundleError(f"bundle {folder} is a summarizer: load it with Summarizer")
@@ -63,28 +71,20 @@ class Predictor:
                 f"bundle {folder} is for the task '{manifest.task}', which this NanoNet does not"
                 " know: upgrade nanonet"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
             labels = LabelSet.from_json(manifest.labels)
             json = (folder / TOKENIZER).read_text(encoding="utf-8")
             tokenizer = TextTokenizer(json, manifest.max_length)
-            session = onnxruntime.InferenceSession(
-                str(folder / MODEL), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
+            tokenizer.ids(["a"])  # some damage shows only here
+        except Exception as error:  # tokenizers raises kinds of its own
             reason = " ".join(str(error).split())
             raise BundleError(f"bundle {folder} cannot be loaded: {reason}") from None
-        classes = session.get_outputs()[0].shape[-1]
-        if classes != len(labels):
-            raise BundleError(
-                f"bundle {folder} is damaged: the model has {classes} outputs, but the manifest"
-                f" lists {len(labels)} labels"
-            )
+        engine, tokens_per_chunk = _engine(folder, manifest, threads, tune)
+        if problem := _misfit(engine, len(labels), tokenizer.size):
+            raise BundleError(f"bundle {folder} is damaged: {problem}")
         has_seen = SEEN in manifest.files
         seen = np.fromfile(folder / SEEN, "<u8") if has_seen else np.empty(0, "<u8")
-        return cls(manifest, labels, tokenizer, session, seen)
+        return cls(manifest, labels, tokenizer, engine, seen, tokens_per_chunk)
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Return the name of the most probable class of each text, in order."""
@@ -108,7 +108,7 @@ class Predictor:
         """
         if isinstance(texts, str):
             raise DataError("texts must be a list of texts, not one text: put it in a list")
-        if not isinstance(texts, Iterable):
+        if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray | Mapping):
             raise DataError(f"texts must be a list of texts, not {type(texts).__name__}")
         texts = list(texts)
         logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
@@ -116,12 +116,40 @@ class Predictor:
             block = texts[start : start + TEXTS_AT_ONCE]
             for i, text in enumerate(block):
                 _check_text(text, start + i)
-            ids = self.encode(block).ids
-            for rows in length_chunks([len(r) for r in ids], MAX_PADDING, TOKENS_PER_CHUNK):
-                input_ids, mask = pad([ids[i] for i in rows])
-                feed = {"input_ids": input_ids, "attention_mask": mask}
-                logits[start + rows] = self._session.run(["logits"], feed)[0]
+            logits[start : start + len(block)] = run_rows(
+                self._engine, self._tokenizer.ids(block), self._tokens_per_chunk
+            )
         return logits
+
+
+def _engine(folder: Path, manifest: Manifest, threads: int, tune: bool) -> tuple[Engine, int]:
+    """Return what runs the model, and how many tokens at once."""
+    model = folder / MODEL
+    if tune:
+        from nanonet.runtime.tuning import tune as measure
+
+        measured = measure(folder, threads=threads)
+        record(folder, measured)
+        choice = measured.pick(threads)
+    else:
+        choice = recorded(folder, manifest, threads)
+    if choice is not None:
+        with suppress(NanoNetError):  # an engine that broke since: the default one still runs
+            return open_engine(choice.engine, model, choice.threads), choice.tokens_per_chunk
+    return open_engine(DEFAULT, model, threads), TOKENS_PER_CHUNK
+
+
+def _misfit(engine: Engine, labels: int, tokens: int) -> str | None:
+    """Return what makes a model unfit for this many labels and this tokenizer, or None."""
+    if engine.classes != labels:
+        return f"the model has {engine.classes} outputs, but the manifest lists {labels} labels"
+    # A tokenizer of another model has more tokens than this one has embeddings.
+    ids = np.array([0, max(tokens - 1, 0)])
+    try:
+        found = run_rows(engine, [ids])
+    except BundleError as error:
+        return f"{error} (ids of its tokenizer go up to {tokens - 1})"
+    return None if found.shape == (1, labels) else f"the model gives logits {found.shape} of a text"
 
 
 def _check_text(text: object, position: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.errors import DataError
+from nanonet.core.machine import usable_cores
 from nanonet.data.checks import fingerprint, text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.tasks.labels import LabelSet
@@ -83,7 +84,7 @@ def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> S
     """
     from nanonet.export import load_cohort
     from nanonet.tasks.tokenization import TextTokenizer
-    from nanonet.training.device import Hardware, shrink_frozen, usable_cores
+    from nanonet.training.device import Hardware, shrink_frozen
     from nanonet.training.evaluation import predict_logits
     from nanonet.training.run_folder import RunFolder
 

@@ -116,9 +116,10 @@ def evaluate_run(
         ConfigError: an unknown budget.
         MissingExtraError: see `Rouge` and `baselines.centroid`.
     """
+    from nanonet.core.machine import usable_cores
     from nanonet.export import load_cohort
     from nanonet.tasks.windows import DocumentEncoder
-    from nanonet.training.device import Hardware, usable_cores
+    from nanonet.training.device import Hardware
     from nanonet.training.evaluation import predict_logits
     from nanonet.training.run_folder import RunFolder
 

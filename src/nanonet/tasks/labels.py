@@ -26,7 +26,8 @@ _MOST_SHOWN = 10
 
 def spot(source: str, number: int) -> str:
     """Return ``"line 7"`` for a text file and ``"row 7"`` for any other source, for messages."""
-    is_text_file = source.lower().removesuffix(".gz").endswith(_LINE_SUFFIXES)
+    name = source.lower().removesuffix(".gz").removesuffix(".zst")
+    is_text_file = name == "stdin" or name.endswith(_LINE_SUFFIXES)
     return f"{'line' if is_text_file else 'row'} {number}"
 
 

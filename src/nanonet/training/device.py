@@ -4,7 +4,6 @@ A choice by timing would differ from run to run and break reproducibility. The r
 rules are measurements, see ``docs/experiments.md``.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import nn
 
 from nanonet.core.config import TrainingConfig
 from nanonet.core.errors import ConfigError
+from nanonet.core.machine import usable_cores
 from nanonet.models.attention import WATCHED
 
 Precision = Literal["fp32", "bf16"]
@@ -76,13 +76,6 @@ def own_chance_and_threads(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def attention_of(hardware: Hardware, watched: bool) -> str:

@@ -8,7 +8,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nanonet.training.engine import LogRow
+from nanonet.training.checkpoint import Position
+from nanonet.training.engine import Engine, LogRow, Observer, StopRequest, stop_on_interrupt
 
 
 class Display(Protocol):
@@ -178,3 +179,21 @@ class LoggingDisplay:
     def _append(self, text: str) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+
+
+def run_shown(
+    engine: Engine, position: Position, observer: Observer, display: Display, what: str = "training"
+) -> tuple[Position, str]:
+    """Step from ``position`` to the end or until a stop is asked for, Ctrl-C included, and show it.
+
+    Returns:
+        Where it stands, and why it stopped: empty at the end, ``interrupted`` or ``time limit``.
+    """
+    stop = StopRequest()
+    display.start(position.step, engine.config.training.steps, what)
+    try:
+        with stop_on_interrupt(stop):
+            position = engine.run(position, observer, stop)
+    finally:
+        display.stop()
+    return position, stop.reason

@@ -9,7 +9,6 @@ from nanonet.models.cohort import ATTENTION, NO_PARTS, TEACHER, Parts
 from nanonet.models.peft import PEFT
 from nanonet.objectives import Objective
 from nanonet.objectives.base import Stream, build_objectives
-from nanonet.objectives.distillation import AttentionDistillation, RepresentationDistillation
 
 WARMUP = "warmup"  # the name of the warm-up's phase
 
@@ -114,6 +113,7 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
         for key, objective in objectives.items():
             _check_objective(f"phases.{name}.objectives.{key}", objective, config.cohort)
             _check_soft_labels(f"phases.{name}", objective, phase, config.propagation)
+        _check_trains(name, learners, objectives, config.cohort)
         if not has_unlabeled:
             dropped = [k for k, o in objectives.items() if "unlabeled" in o.streams]
             objectives = {k: o for k, o in objectives.items() if k not in dropped}
@@ -145,7 +145,7 @@ def warmup_objectives(config: Config) -> dict[str, Objective]:
         raise ConfigError("warmup.steps is set, but there are no students: set warmup.steps=0")
     objectives = build_objectives(config.warmup.objectives, WARMUP)
     for name, objective in objectives.items():
-        if not isinstance(objective, RepresentationDistillation | AttentionDistillation):
+        if objective.reads_logits or "labeled" in objective.streams:
             raise ConfigError(
                 f"warmup.objectives.{name} cannot be learnt before there are labels: use"
                 " representation_distillation or attention_distillation"
@@ -185,6 +185,21 @@ def _check_soft_labels(
             f"{where} reads propagated labels and starts at {phase.start}, but propagation.at is"
             f" {propagation.at}: propagate above 0 and no later than the phase starts"
         )
+
+
+def _check_trains(
+    phase: str, learners: tuple[str, ...], objectives: dict[str, Objective], cohort: CohortConfig
+) -> None:
+    """Refuse a phase whose objectives reach nothing that a learner trains."""
+    if any(objective.reads_logits for objective in objectives.values()):
+        return
+    for name in learners if objectives else ():
+        key = "teacher_peft" if name == TEACHER else "student_peft"
+        if getattr(cohort, key) == "head":
+            raise ConfigError(
+                f"phases.{phase} leaves {name} nothing to train: {', '.join(objectives)} do not"
+                f" reach the head; set cohort.{key}=bitfit, or the weight of each of them to 0"
+            )
 
 
 def _check_objective(where: str, objective: Objective, cohort: CohortConfig) -> None:

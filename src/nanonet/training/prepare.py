@@ -11,7 +11,7 @@ from torch import Tensor
 from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.models.backbones import Backbone
-from nanonet.models.cohort import Cohort, build_cohort
+from nanonet.models.cohort import Cohort, build_cohort, learner_plans
 from nanonet.tasks.base import EncodedTable, Row, Task
 from nanonet.tasks.labels import LabelSet
 from nanonet.training.checkpoint import read_tensors
@@ -62,10 +62,11 @@ def prepare(
         ConfigError: see `build_cohort` and `make_plan`.
     """
     if init is not None:
+        _check_start(init, config, backbone, labels)
         own_weights = RunFolder(init).read_warmup()
     cohort = build_cohort(backbone, config, len(labels), own_weights)
     if init is not None:
-        start_from(cohort, init, backbone.fingerprint, labels)
+        _start_from(cohort, init)
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
@@ -90,22 +91,32 @@ def _within_reach(table: EncodedTable, config: Config) -> Sequence[Row]:
     return [ids[i] for i in np.sort(rows)]
 
 
-def start_from(cohort: Cohort, init: Path, fingerprint: str, labels: LabelSet) -> None:
-    """Put the trained tensors of an earlier run in place.
+def _check_start(init: Path, config: Config, backbone: Backbone, labels: LabelSet) -> None:
+    """Refuse an earlier run whose learners are not shaped as this run's.
 
     Raises:
-        RunError: the run is not finished, or has another backbone, other classes or learners.
+        RunError: the run is not finished, or has another backbone, other classes or students.
     """
     run = RunFolder(init)
-    summary, (_, inputs) = run.read_summary(), run.read_config()
+    summary, (saved, inputs) = run.read_summary(), run.read_config()
+    plans = learner_plans(config.cohort, backbone.layers)
     same = {
-        "backbone": inputs.get("backbone_fingerprint") == fingerprint,
+        "backbone": inputs.get("backbone_fingerprint") == backbone.fingerprint,
         "classes": run.read_labels().values == labels.values,
-        "layer maps": summary["layer_maps"] == {n: list(cohort[n].layer_map) for n in cohort},
+        "layer maps": summary["layer_maps"] == {n: list(m) for n, (m, _) in plans.items()},
+        "student width": saved.cohort.student_width == config.cohort.student_width,
     }
     if different := [name for name, is_same in same.items() if not is_same]:
         raise RunError(f"cannot start from run {init}: it has other {' and '.join(different)}")
+
+
+def _start_from(cohort: Cohort, init: Path) -> None:
+    """Put the trained tensors of an earlier run in place.
+
+    Raises:
+        RunError: they are damaged, or it has trained others.
+    """
     try:
-        cohort.load_own_tensors(read_tensors(run.learners))
+        cohort.load_own_tensors(read_tensors(RunFolder(init).learners))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot start from run {init}: {error}") from None

@@ -7,6 +7,7 @@
     labels.json            class values and names
     tokenizer.json         the tokenizer, truncation included
     seen_*.bin             hashes of the training texts, to find test texts among them
+    token_counts.bin       how often each token occurs in the training texts
     metrics.jsonl          one line per log row or evaluation
     log.txt                what was said on the way
     warmup/                metrics.jsonl and checkpoints of a warm-up on its way
@@ -35,6 +36,7 @@ from torch import Tensor
 from nanonet.core.config import Config, build, to_dict
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.core.files import write_json, write_text
+from nanonet.core.machine import processor_name
 from nanonet.tasks.labels import LabelSet
 from nanonet.training.checkpoint import list_checkpoints, read_tensors, write_tensors
 from nanonet.training.device import Hardware
@@ -72,6 +74,11 @@ class RunFolder:
         """Return the sorted hashes of the texts that training saw under this name."""
         path = self.seen(name)
         return np.fromfile(path, dtype="<u8") if path.is_file() else np.empty(0, dtype=np.uint64)
+
+    @property
+    def token_counts(self) -> Path:
+        """File of how often each token occurs in the training texts: (V,) of 32 bits."""
+        return self.path / "token_counts.bin"
 
     @property
     def checkpoints(self) -> Path:
@@ -130,8 +137,9 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether there is anything to continue from."""
-        folders = (self.checkpoints, self.warmup.checkpoints)
-        return self.warmup_result.is_file() or any(list_checkpoints(f) for f in folders)
+        if self.warmup_result.is_file() and self.describe_warmup() is not None:
+            return True  # a warm-up of its own; one that came with --init is only a copy
+        return any(list_checkpoints(f) for f in (self.checkpoints, self.warmup.checkpoints))
 
     @property
     def recognized(self) -> bool:
@@ -282,16 +290,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def processor_name() -> str:
-    """Return the processor's name, as Linux says it where it does."""
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:

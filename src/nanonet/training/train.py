@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
-from nanonet.models.backbones import check_length, load_backbone
+from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
-from nanonet.tasks.base import EncodedTable
+from nanonet.tasks.base import EncodedTable, Task, Window
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.tokenization import TextTokenizer
+from nanonet.tasks.tokenization import TextTokenizer, length_quantiles
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -25,28 +27,19 @@ from nanonet.training.checkpoint import (
     save_checkpoint,
     write_tensors,
 )
-from nanonet.training.device import (
-    Hardware,
-    attention_of,
-    choose_hardware,
-    own_chance_and_threads,
-)
-from nanonet.training.display import Display, LoggingDisplay, SilentDisplay
-from nanonet.training.engine import (
-    LogRow,
-    StopRequest,
-    stop_on_interrupt,
-)
+from nanonet.training.device import Hardware, attention_of, own_chance_and_threads
+from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
+from nanonet.training.engine import LogRow
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables, describe_inputs
 from nanonet.training.plan import make_plan
 from nanonet.training.prepare import Prepared, prepare
-from nanonet.training.run_folder import RunFolder, check_same, versions, weights_sha256
+from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
+from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.selection import Selection, select_by_agreement, select_by_score
 from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
 
-Mode = Literal["new", "resume", "overwrite"]
 SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
 
 
@@ -82,22 +75,73 @@ def train(
     """
     run = RunFolder(out)
     shown = display or SilentDisplay()
-    if init is not None and init.resolve() == out.resolve():
-        raise RunError(f"run {out} cannot start from itself: choose another --out")
-    if _is_done(run, mode):
+    _check_init(config, init, out)
+    if is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
-    plan = make_plan(config, has_unlabeled=True)
+    hardware = hardware_of(run, config, mode)
+    backbone = _checked_backbone(config, hardware)
+    task = make_task(config)
+    texts = _read(config, backbone, task, read_data(), monitor)
+    resuming = mode == "resume" and run.started
+    start = None if resuming else init  # a checkpoint holds what the earlier run gave
+    inputs = _describe(texts.tables, backbone, start)
+    if resuming:
+        check_resumable(run, config, inputs, init)
+    parts = (config, backbone, hardware, texts.encoded, texts.labels, task)
+    warms_up = config.warmup.steps > 0 and "unlabeled" in texts.encoded
+    prepared = None if warms_up else prepare(*parts, start, run.read_warmup() if resuming else None)
+
+    with _writing(run), own_chance_and_threads(hardware.threads):
+        if not resuming:
+            _create(run, config, inputs, texts, hardware, start)
+        warnings = texts.warnings + (version_warnings(run) if resuming else [])
+        log = LoggingDisplay(shown, run.path / "log.txt")
+        seconds = 0.0
+        if prepared is None:
+            origin = (backbone.fingerprint, backbone.pooling, inputs["unlabeled"]["fingerprint"])
+            ids = texts.encoded["unlabeled"].encoded.ids
+            warmup = warm_up(config, run, hardware, ids, " ".join(origin), log)
+            prepared, seconds = prepare(*parts, None, warmup.tensors), warmup.seconds
+        return _train(run, config, prepared, texts, warnings, seconds, log)
+
+
+def _check_init(config: Config, init: Path | None, out: Path) -> None:
+    if init is not None and init.resolve() == out.resolve():
+        raise RunError(f"run {out} cannot start from itself: choose another --out")
     if init is not None and config.warmup.steps:
         raise ConfigError("--init starts from students that are ready: set warmup.steps=0")
-    task = make_task(config)
-    hardware = _hardware(run, config, mode)
+
+
+def _checked_backbone(config: Config, hardware: Hardware) -> Backbone:
+    """Return the backbone; refuse settings that contradict each other or do not fit it."""
+    plan = make_plan(config, has_unlabeled=True)
     attention = attention_of(hardware, plan.watches_attention)
     backbone = load_backbone(config.backbone.name, config.backbone.pooling, attention)
     check_length(backbone.encoder, config.data.max_length)
     check_cohort(backbone, config)
+    return backbone
 
-    tables = read_data()
+
+@dataclass(frozen=True)
+class _Texts:
+    """What a run reads, checked and encoded."""
+
+    tables: TrainingTables
+    labels: LabelSet
+    tokenizer: TextTokenizer
+    encoded: dict[str, EncodedTable]
+    watched: EncodedTable | None
+    warnings: list[str]
+
+
+def _read(
+    config: Config,
+    backbone: Backbone,
+    task: Task[Any],
+    tables: TrainingTables,
+    monitor: TextTable | None,
+) -> _Texts:
     labels = task.label_set(tables.labeled)
     warnings = task.warnings(tables.by_name(), labels)
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
@@ -108,59 +152,43 @@ def train(
     for table in encoded.values():
         warnings += task.encoding_warnings(table, config.data.max_length)
     watched = task.encode(monitor, labels, tokenizer) if monitor else None
-    resuming = mode == "resume" and run.started
-    start = None if resuming else init  # a checkpoint holds what the earlier run gave
-    prepared = None
-    if not (config.warmup.steps and "unlabeled" in encoded):
-        own_weights = run.read_warmup() if resuming else None
-        prepared = prepare(config, backbone, hardware, encoded, labels, task, start, own_weights)
+    return _Texts(tables, labels, tokenizer, encoded, watched, warnings)
 
+
+def _describe(tables: TrainingTables, backbone: Backbone, start: Path | None) -> dict[str, Any]:
+    """Return what a run folder keeps of tables, backbone and the run that it starts from."""
     inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
     if start is not None:
         sha256 = RunFolder(start).read_summary()["weights_sha256"]
         inputs["init"] = {"source": str(start), "weights_sha256": sha256}
-    with _writing(run), own_chance_and_threads(hardware.threads):
-        if resuming:
-            _check_resumable(run, config, inputs, init)
-            warnings += _version_warnings(run)
-        else:
-            _create(run, config, inputs, labels, tokenizer, tables, hardware, start)
-        log = LoggingDisplay(shown, run.path / "log.txt")
-        seconds = 0.0
-        if prepared is None:
-            unlabeled = encoded["unlabeled"].encoded.ids
-            origin = f"{backbone.fingerprint} {inputs['unlabeled']['fingerprint']}"
-            warmup = warm_up(config, run, hardware, unlabeled, origin, log)
-            seconds = warmup.seconds
-            given = warmup.tensors
-            prepared = prepare(config, backbone, hardware, encoded, labels, task, None, given)
-        position = _position(run, prepared) or Position(0, seconds, {}, {})
-        for notice in (*prepared.engine.plan.notices, *warnings):
-            log.warn(notice)
-        log.say(_opening(prepared, tables, labels))
-        recorder = _Recorder(run, prepared, log, watched)
-        stop = StopRequest()
-        log.start(position.step, config.training.steps)
-        try:
-            with stop_on_interrupt(stop):
-                position = prepared.engine.run(position, recorder, stop)
-        finally:
-            log.stop()
-        if stop.reason == "interrupted":
-            raise InterruptedRunError(
-                f"stopped after step {position.step} of {config.training.steps};"
-                f" continue with --resume (run {out})"
-            )
-        return _finish(run, config, prepared, labels, position, stop, log)
+    return inputs
 
 
-def _version_warnings(run: RunFolder) -> list[str]:
-    """Return a warning where a run is resumed with other packages than it was started with."""
-    before, now = run.read_json("environment.json").get("versions", {}), versions()
-    changed = [f"{p} {before[p]} -> {now[p]}" for p in now if before.get(p, now[p]) != now[p]]
-    if not changed:
-        return []
-    return [f"resumed with other versions ({', '.join(changed)}): results may differ slightly"]
+def _train(
+    run: RunFolder,
+    config: Config,
+    prepared: Prepared,
+    texts: _Texts,
+    warnings: list[str],
+    seconds: float,
+    log: Display,
+) -> dict[str, Any]:
+    """Step from where the run stands to its end and return the summary.
+
+    ``seconds`` is what its warm-up took in this session.
+    """
+    start_at = _position(run, prepared) or Position(0, seconds, {}, {})
+    for notice in (*prepared.engine.plan.notices, *warnings):
+        log.warn(notice)
+    log.say(_opening(prepared, texts.tables, texts.labels))
+    recorder = _Recorder(run, prepared, log, texts.watched)
+    position, stopped = run_shown(prepared.engine, start_at, recorder, log)
+    if stopped == "interrupted":
+        raise InterruptedRunError(
+            f"stopped after step {position.step} of {config.training.steps};"
+            f" continue with --resume (run {run.path})"
+        )
+    return _finish(run, config, prepared, texts.labels, position, stopped, log)
 
 
 @contextmanager
@@ -175,59 +203,6 @@ def _writing(run: RunFolder) -> Iterator[None]:
             f"run {run.path} could not be written: {error.strerror or error}; free some space and"
             " continue with --resume"
         ) from None
-
-
-def _is_done(run: RunFolder, mode: Mode) -> bool:
-    """Return whether there is nothing left to do; refuse a folder that is in the way."""
-    if mode == "new" and run.path.exists() and (run.path.is_file() or any(run.path.iterdir())):
-        raise RunError(
-            f"{run.path} exists: continue it with --resume, replace it with --overwrite, or choose"
-            " another --out"
-        )
-    if run.path.is_file():
-        raise RunError(f"{run.path} is a file: choose another --out")
-    if run.path.exists() and any(run.path.iterdir()) and not run.recognized:
-        raise RunError(f"{run.path} exists and is not a run folder: choose another --out")
-    return mode == "resume" and run.finished
-
-
-def _hardware(run: RunFolder, config: Config, mode: Mode) -> Hardware:
-    """Return the hardware choice: a resumed run keeps its own, or its bits would change."""
-    chosen = choose_hardware(config.training)
-    if mode == "resume" and run.started:
-        saved = run.read_hardware()
-        if (saved.device, saved.precision) != (chosen.device, chosen.precision):
-            raise RunError(
-                f"run {run.path} computed with {saved.describe()}, which this machine would not"
-                f" choose ({chosen.describe()}): set training.device and training.precision, or"
-                " start over with --overwrite"
-            )
-        return saved
-    return chosen
-
-
-def _check_resumable(
-    run: RunFolder, config: Config, inputs: dict[str, Any], init: Path | None
-) -> None:
-    """Refuse to continue a run with other settings or data.
-
-    Raises:
-        RunError: names what differs.
-    """
-    saved, saved_inputs = run.read_config()
-    check_same(saved, config, run.path)
-    source = saved_inputs.pop("init", {}).get("source")
-    if init is not None and str(init) != source:
-        raise RunError(f"run {run.path} started from {source}, not from {init}: leave --init away")
-    for name in sorted(saved_inputs.keys() | inputs.keys()):
-        old, new = saved_inputs.get(name), inputs.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            old, new = old.get("fingerprint", old), new.get("fingerprint", new)
-        if old != new:
-            raise RunError(
-                f"run {run.path} was started on other data ({name} differs): give the same files,"
-                " or start over with --overwrite"
-            )
 
 
 def _position(run: RunFolder, prepared: Prepared) -> Position | None:
@@ -248,9 +223,7 @@ def _create(
     run: RunFolder,
     config: Config,
     inputs: dict[str, Any],
-    labels: LabelSet,
-    tokenizer: TextTokenizer,
-    tables: TrainingTables,
+    texts: _Texts,
     hardware: Hardware,
     init: Path | None,
 ) -> None:
@@ -258,14 +231,25 @@ def _create(
         fresh = RunFolder(folder)
         fresh.checkpoints.mkdir()
         fresh.write_config(config, inputs)
-        fresh.write_labels(labels)
+        fresh.write_labels(texts.labels)
         fresh.write_environment(hardware)
-        write_text(folder / "tokenizer.json", tokenizer.to_json())
-        for name, table in tables.by_name().items():
+        write_text(folder / "tokenizer.json", texts.tokenizer.to_json())
+        for name, table in texts.tables.by_name().items():
             if name != "validation":
                 write_bytes(fresh.seen(name), text_hashes(table.texts).tobytes())
+        write_bytes(fresh.token_counts, _token_counts(texts).astype("<u4").tobytes())
         if init is not None and RunFolder(init).warmup_result.is_file():
             write_bytes(fresh.warmup_result, RunFolder(init).warmup_result.read_bytes())
+
+
+def _token_counts(texts: _Texts) -> NDArray[np.int64]:
+    """Return how often each token occurs in the labelled and unlabelled texts, (V,)."""
+    counts = np.zeros(texts.tokenizer.size, dtype=np.int64)
+    for name, table in texts.encoded.items():
+        if name != "validation":
+            for row in table.encoded.ids:
+                np.add.at(counts, row.ids if isinstance(row, Window) else row, 1)
+    return counts
 
 
 def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:
@@ -356,13 +340,14 @@ def _finish(
     prepared: Prepared,
     labels: LabelSet,
     position: Position,
-    stop: StopRequest,
+    stopped: str,
     display: Display,
 ) -> dict[str, Any]:
     cohort = prepared.cohort
     selection = select(prepared, config.seed)
     tensors = cohort.own_tensors()
     write_tensors(run.learners, tensors)
+    pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     summary = {
         "task": config.task,
         "teacher": TEACHER if cohort.has_teacher else None,
@@ -378,17 +363,18 @@ def _finish(
         "rows": {name: table.examples for name, table in prepared.tables.items()},
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
         "truncated": prepared.truncated,
+        "token_lengths": length_quantiles([len(row) for row in pool.encoded.ids]),
         "seed": config.seed,
         "steps": position.step,
         "finished": position.step == config.training.steps,
-        "stopped": None if position.step == config.training.steps else stop.reason,
+        "stopped": None if position.step == config.training.steps else stopped,
         "seconds": round(position.seconds, 3),
     }
     run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
     write_json(run.path / "summary.json", summary)
     if not summary["finished"]:
         display.warn(
-            f"{stop.reason} reached after step {position.step} of {config.training.steps}; the"
+            f"{stopped} reached after step {position.step} of {config.training.steps}; the"
             " model so far can be used; continue with --resume and a larger --max-minutes"
         )
     display.say(

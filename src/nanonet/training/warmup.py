@@ -18,7 +18,8 @@ from torch import Tensor
 
 from nanonet.core.config import Config, PhaseConfig, PropagationConfig, ViewsConfig
 from nanonet.core.errors import InterruptedRunError
-from nanonet.core.files import cache_folder, write_bytes
+from nanonet.core.files import write_bytes
+from nanonet.core.machine import cache_folder
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import TEACHER, Cohort, Learner, build_cohort
 from nanonet.tasks.base import Row
@@ -30,8 +31,8 @@ from nanonet.training.checkpoint import (
     save_checkpoint,
 )
 from nanonet.training.device import Hardware, attention_of, shrink_frozen
-from nanonet.training.display import Display
-from nanonet.training.engine import Engine, LogRow, StopRequest, TrainingRows, stop_on_interrupt
+from nanonet.training.display import Display, run_shown
+from nanonet.training.engine import Engine, LogRow, TrainingRows
 from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
 from nanonet.training.run_folder import RunFolder
 
@@ -86,7 +87,7 @@ def warm_up(
         run: holds the progress, and the result in the end.
         hardware: see `choose_hardware`.
         unlabeled: rows.
-        fingerprint: of backbone and texts.
+        fingerprint: of backbone, its pooling, and texts.
         display: where messages and progress go.
 
     Raises:
@@ -133,14 +134,9 @@ def _train(
         position = load_checkpoint(checkpoints[-1], cohort, engine.optimizers)
     run.warmup.checkpoints.mkdir(parents=True, exist_ok=True)
     run.warmup.cut_metrics(position.step)
-    stop = StopRequest()
-    display.start(position.step, own.training.steps, "warm-up")
-    try:
-        with stop_on_interrupt(stop):
-            position = engine.run(position, _Recorder(run.warmup, engine, display), stop)
-    finally:
-        display.stop()
-    if stop.reason:
+    recorder = _Recorder(run.warmup, engine, display)
+    position, stopped = run_shown(engine, position, recorder, display, "warm-up")
+    if stopped:
         raise InterruptedRunError(
             f"stopped in the warm-up after step {position.step} of {own.training.steps}; continue"
             f" with --resume (run {run.path})"
@@ -183,13 +179,14 @@ def _outcome(cohort: Cohort) -> dict[str, Tensor]:
 
 def _own_weights(learner: Learner) -> dict[str, Tensor]:
     frozen = {id(p) for p in learner.parameters() if not p.requires_grad}
+    shared = set() if learner.projection is not None else frozen  # narrow: nothing is shared
     weights = dict(learner.merged().named_parameters())
     if learner.projection is not None:
         weights |= {f"projection.{n}": p for n, p in learner.projection.named_parameters()}
     return {
         name: p.detach().float()
         for name, p in weights.items()
-        if id(p) not in frozen and not name.startswith("head.")
+        if id(p) not in shared and not name.startswith("head.")
     }
 
 

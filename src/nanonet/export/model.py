@@ -1,0 +1,114 @@
+"""From a learner to the model and the tokenizer of a bundle, in measured steps."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nanonet.core.bundle import MODEL
+from nanonet.core.errors import BundleError
+from nanonet.export.agreement import AGREEMENT, Measure, Sample, batches, read_counts
+from nanonet.export.graph import check_parity, write_onnx
+from nanonet.export.quantization import Quantization, quantize
+from nanonet.export.vocabulary import kept_tokens, trim_embeddings, trim_tokenizer
+from nanonet.models.cohort import Learner
+from nanonet.training.run_folder import RunFolder
+
+CALIBRATION_BATCHES = 16  # of typical texts, for scales that are fixed beforehand
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How much smaller than its learner a bundle's model is to be.
+
+    Attributes:
+        quantize: how many bits its weights are held in, see `quantization.quantize`.
+        vocabulary: how many tokens are kept for their frequency; ``auto``: as few as answer texts
+            as before; None: all.
+        min_agreement: share of texts that must be answered as before, or nothing is written; None:
+            it is only reported.
+    """
+
+    quantize: Quantization = "none"
+    vocabulary: int | Literal["auto"] | None = None
+    min_agreement: float | None = None
+
+    @property
+    def vocabulary_agreement(self) -> float:
+        """What ``vocabulary="auto"`` aims at: half of the loss is left to fewer bits, if any."""
+        wanted = AGREEMENT if self.min_agreement is None else self.min_agreement
+        return wanted if self.quantize == "none" else (1 + wanted) / 2
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the model is left as it is."""
+        return self.quantize == "none" and self.vocabulary is None
+
+
+def write_model(
+    run: RunFolder,
+    learner: Learner,
+    folder: Path,
+    max_length: int,
+    compression: Compression,
+    sample: Sample | None,
+) -> tuple[str, dict[str, Any]]:
+    """Write a learner's model into a folder.
+
+    Args:
+        run: what the learner is from.
+        learner: merged.
+        folder: to write to.
+        max_length: tokens of one text at most.
+        compression: see there.
+        sample: texts to measure agreement on; None: there are none.
+
+    Returns:
+        The ``tokenizer.json`` content, and what the manifest's ``metrics`` say of the model.
+
+    Raises:
+        BundleError: the model does not match torch's, or answers too few texts as before.
+    """
+    path, tokenizer = folder / MODEL, run.read_tokenizer()
+    write_onnx(learner, path)
+    metrics: dict[str, Any] = {"largest_difference_from_torch": check_parity(learner, path)}
+    if compression.is_none:
+        return tokenizer, metrics
+    measure = Measure(path, tokenizer, max_length, sample)
+    measure.step("32 bits", path, tokenizer)
+    if compression.vocabulary is not None:
+        counts = read_counts(run)
+        n = compression.vocabulary
+        if n == "auto":
+            n = measure.smallest_vocabulary(counts, compression.vocabulary_agreement)
+        kept = kept_tokens(tokenizer, counts, n)
+        small = trim_embeddings(learner, kept)
+        tokenizer = trim_tokenizer(tokenizer, kept)
+        write_onnx(small, path)
+        check_parity(small, path)
+        metrics["vocabulary"] = {"kept": len(kept), "of": len(counts), "frequent": n}
+        measure.step(f"{len(kept)} of {len(counts)} tokens", path, tokenizer)
+    if compression.quantize != "none":
+        feeds = [f for f, _ in batches(measure.encode(tokenizer))[:CALIBRATION_BATCHES]]
+        quantize(path, compression.quantize, feeds)
+        measure.step(compression.quantize, path, tokenizer)
+    metrics["steps"] = [asdict(step) for step in measure.steps]
+    metrics["measured_on"] = None if sample is None else sample.describe()
+    _check_agreement(measure, compression)
+    return tokenizer, metrics
+
+
+def _check_agreement(measure: Measure, compression: Compression) -> None:
+    wanted, found = compression.min_agreement, measure.steps[-1].agreement
+    if wanted is None:
+        return
+    if found is None or measure.sample is None:
+        raise BundleError(
+            "--min-agreement needs texts to measure on, and the run's are gone or have changed:"
+            " give --data FILE"
+        )
+    if found < wanted:
+        raise BundleError(
+            f"the smaller model answers {found:.2%} of {measure.sample.describe()} as before, less"
+            f" than --min-agreement {wanted}; nothing was written: keep more tokens or bits, or"
+            " ask for less agreement"
+        )
