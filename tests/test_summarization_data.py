@@ -8,7 +8,7 @@ import pytest
 
 from nanonet.core.config import DataConfig, SummarizationConfig
 from nanonet.core.errors import DataError
-from nanonet.core.files import cache_folder
+from nanonet.core.machine import cache_folder
 from nanonet.data import documents as documents_module
 from nanonet.data.documents import DocumentTable, documents_from_lists, read_documents
 from nanonet.data.writers import write_table

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from nanonet.core.config import DataConfig
 from nanonet.core.errors import DataError
-from nanonet.core.files import cache_folder, write_json
+from nanonet.core.files import write_json
+from nanonet.core.machine import cache_folder
 from nanonet.data.checks import clean_text
 from nanonet.data.formats import read_blocks
 from nanonet.data.readers import TextTable
