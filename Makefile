@@ -42,5 +42,5 @@ $(VENV)/.train: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/pip install --quiet -e '.[train,offline,serve,docs,dev]'
+	$(BIN)/pip install --quiet -e '.[train,offline,serve,summarization,docs,dev]'
 	touch $@
