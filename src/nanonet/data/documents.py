@@ -22,7 +22,7 @@ from nanonet.core.errors import DataError
 from nanonet.core.files import write_json
 from nanonet.core.machine import cache_folder
 from nanonet.data.checks import clean_text
-from nanonet.data.formats import read_blocks
+from nanonet.data.formats import file_format, read_blocks
 from nanonet.data.readers import TextTable
 from nanonet.tasks.documents import Document, join_sentences, split_text
 from nanonet.tasks.labels import Label, listing, place, quoted
@@ -320,10 +320,15 @@ def _oracle_labels(pairs: list[tuple[list[str], list[str]]]) -> list[list[int]]:
 def _read_records(source: str, wanted: set[str]) -> tuple[list[int], list[dict[str, Any]]]:
     """Return line or row numbers, and of each row the columns that are wanted."""
     names: list[str] = []
+    known = file_format(source)
+    is_json = known is not None and known.suffix in (".jsonl", ".ndjson")
 
     def pick(_: str, available: Sequence[str]) -> list[str]:
-        names[:] = names or [name for name in available if name in wanted]
-        return [name for name in available if name in wanted] or list(available[:1])
+        there = [name for name in available if name in wanted] or list(available[:1])
+        names[:] = sorted(wanted) if is_json else there  # each line of JSON has keys of its own
+        return names
 
-    rows = [row for block in read_blocks(Path(source), pick) for row in block.rows]
-    return [n for n, _ in rows], [dict(zip(names, cells, strict=False)) for _, cells in rows]
+    rows = [row for block in read_blocks(Path(source), pick, gaps=True) for row in block.rows]
+    pairs = (zip(names, cells, strict=True) for _, cells in rows)
+    records = [{k: v for k, v in row if k in wanted and v is not None} for row in pairs]
+    return [number for number, _ in rows], records

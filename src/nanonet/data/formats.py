@@ -71,10 +71,11 @@ def file_format(path: str | Path) -> FileFormat | None:
     return FileFormat(suffix, compression)
 
 
-def read_blocks(path: Path, pick: Pick) -> Iterator[Block]:
+def read_blocks(path: Path, pick: Pick, gaps: bool = False) -> Iterator[Block]:
     """Yield the rows of a file in blocks of at most ``BLOCK_ROWS``, cut where they always are.
 
-    Only the columns that ``pick`` chooses are read; values are as the format gives them. Raises
+    Only the columns that ``pick`` chooses are read; values are as the format gives them. With
+    ``gaps``, a line of JSON may lack keys, whose values are None then. Raises
     ``DataError`` for what is no such file or a broken row, ``MissingExtraError`` where Parquet or
     ``.zst`` needs a package that is not installed.
     """
@@ -83,7 +84,7 @@ def read_blocks(path: Path, pick: Pick) -> Iterator[Block]:
     if known is None:
         raise DataError(f"{path}: unknown file type; supported are {SUPPORTED}")
     try:
-        with _open_rows(path, known, pick) as (rows, fraction):
+        with _open_rows(path, known, pick, gaps) as (rows, fraction):
             while block := _take(rows):
                 yield Block(block, fraction(block[-1][0]))
     except (EOFError, zlib.error, OSError) as error:
@@ -219,7 +220,7 @@ def _refuse_unusable(path: Path) -> None:
 
 @contextmanager
 def _open_rows(
-    path: Path, known: FileFormat, pick: Pick
+    path: Path, known: FileFormat, pick: Pick, gaps: bool
 ) -> Iterator[tuple[Iterator[Row], Callable[[int], float]]]:
     """Yield a file's rows, and what tells the fraction read after the row of a number."""
     if known.suffix == ".parquet":
@@ -240,7 +241,7 @@ def _open_rows(
         if known.is_csv:
             rows = _csv_rows(stream, str(path), known.delimiter, pick)
         else:
-            rows = _jsonl_rows(stream, str(path), pick)
+            rows = _jsonl_rows(stream, str(path), pick, gaps)
         yield rows, lambda _: raw.tell() / size
 
 
@@ -304,7 +305,9 @@ def _csv_rows(stream: Iterable[bytes], source: str, delimiter: str, pick: Pick) 
         yield line, tuple(fields[column] for column in at)
 
 
-def _jsonl_rows(stream: Iterable[bytes], source: str, pick: Pick) -> Iterator[Row]:
+def _jsonl_rows(
+    stream: Iterable[bytes], source: str, pick: Pick, gaps: bool = False
+) -> Iterator[Row]:
     """Yield the rows of a file with one JSON object per line; the first one says which keys."""
     first, picked = 0, list[str]()
     keys: set[str] = set()  # those that were asked about
@@ -315,7 +318,7 @@ def _jsonl_rows(stream: Iterable[bytes], source: str, pick: Pick) -> Iterator[Ro
         if not picked:
             first, picked, keys = number, pick(place(source, number), list(record)), set(record)
         for key in picked:
-            if key not in record:
+            if key not in record and not gaps:
                 raise DataError(
                     f"{place(source, number)}: no key {quoted(key)}; add it to this line"
                 )
@@ -327,7 +330,7 @@ def _jsonl_rows(stream: Iterable[bytes], source: str, pick: Pick) -> Iterator[Ro
                     f"{place(source, number)}: has the key {quoted(min(added))}, which line "
                     f"{first} has not; give it to every line"
                 )
-        yield number, tuple(record[key] for key in picked)
+        yield number, tuple(record.get(key) for key in picked)
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
 from nanonet.core.config import SummarizationConfig, build
 from nanonet.core.errors import BundleError, DataError
+from nanonet.runtime.engines import SLOW_FUSIONS
 from nanonet.tasks.budgets import Budget, choose
 from nanonet.tasks.documents import Document, join_sentences, split_text
 from nanonet.tasks.tokenization import length_chunks, pad
@@ -116,7 +117,10 @@ class Summarizer:
             json = (folder / TOKENIZER).read_text(encoding="utf-8")
             encoder = DocumentEncoder(json, manifest.max_length, settings)
             session = onnxruntime.InferenceSession(
-                str(folder / MODEL), options, providers=["CPUExecutionProvider"]
+                str(folder / MODEL),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=SLOW_FUSIONS,
             )
         except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
             reason = " ".join(str(error).split())
