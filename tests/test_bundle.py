@@ -129,8 +129,12 @@ def test_max_length_that_cannot_be(copy, value):
 
 
 def test_another_task(copy):
+    change(copy, task="translation")
+    refuse_bundle(copy, "translation", "upgrade nanonet")
     change(copy, task="summarization")
-    refuse_bundle(copy, "summarization", "upgrade nanonet")
+    with pytest.raises(BundleError, match="is a summarizer: load it with Summarizer"):
+        Predictor.load(copy)
+    refuse("predict", copy, "text", parts=["is damaged", "no summarizer's"])
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])

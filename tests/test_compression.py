@@ -169,7 +169,7 @@ def test_texts_given_as_lists_are_not_there_to_measure_on(folder, tmp_path):
     assert "warning: agreement was not measured" in outcome.err
     refuse(
         *("export", tmp_path / "run", "--out", tmp_path / "c", "--quantize", "int8-static"),
-        parts=["int8-static needs texts", "--data FILE"],
+        parts=["--quantize int8-static needs texts", "--data FILE"],
     )
 
 

@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 from collections import Counter
@@ -82,7 +83,9 @@ def test_reading_is_the_same_in_a_fresh_interpreter(corpus):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == str(names(corpus))
+    # Ray, which other tests load, replaces this function by one without a docstring.
+    found = [name for name in ast.literal_eval(done.stdout) if name != "inspect.isgenerator"]
+    assert found == [name for name in names(corpus) if name != "inspect.isgenerator"]
     assert read_corpus() == corpus
 
 

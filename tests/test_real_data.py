@@ -20,7 +20,7 @@ def minilm() -> str:
 def test_ag_news_from_the_command_line(ag_news, minilm, tmp_path):
     test = read_table(ag_news / "test.parquet", Columns(), labels="required")
     some = tmp_path / "test.jsonl"
-    rows = zip(test.texts[:200], test.labels, test.names, strict=False)
+    rows = zip(test.texts[:120], test.labels, test.names, strict=False)
     some.write_text(
         "".join(json.dumps({"text": t, "label": y, "label_name": n}) + "\n" for t, y, n in rows)
     )
@@ -29,9 +29,10 @@ def test_ag_news_from_the_command_line(ag_news, minilm, tmp_path):
         "--labeled",
         ag_news / "labeled_10.parquet",
         "--unlabeled",
-        ag_news / "labeled_200.parquet",
+        ag_news / "labeled_30.parquet",
     ]
     small = ["--set", "training.steps=16", "--set", "training.unlabeled_batch=8"]
+    small += ["--set", "data.max_length=64", "--set", "training.threads=1"]
     succeed("train", *files, *small, "--backbone", minilm, "--out", run)
     scores = json.loads(succeed("evaluate", run, "--data", some, "--json").out)
     assert scores["learners"]["teacher"] > 0.7  # chance is 0.25

@@ -163,15 +163,7 @@ class Measure:
         Args:
             counts: how often each token occurs in the run's texts, (V,).
             wanted: share of texts.
-
-        Raises:
-            BundleError: there is no sample.
         """
-        if self.sample is None:
-            raise BundleError(
-                "--trim-vocabulary without a number needs texts to measure on, and the run's are"
-                " gone or have changed: give --data FILE, or a number of tokens"
-            )
         others = self.counts_elsewhere(counts)
         best = len(counts)
         for n in sorted((s for s in SIZES if s < len(counts)), reverse=True):

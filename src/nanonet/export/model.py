@@ -68,6 +68,7 @@ def write_model(
     Raises:
         BundleError: the model does not match torch's, or answers too few texts as before.
     """
+    _check_possible(run, compression, sample)
     path, tokenizer = folder / MODEL, run.read_tokenizer()
     write_onnx(learner, path)
     metrics: dict[str, Any] = {"largest_difference_from_torch": check_parity(learner, path)}
@@ -97,15 +98,27 @@ def write_model(
     return tokenizer, metrics
 
 
+def _check_possible(run: RunFolder, compression: Compression, sample: Sample | None) -> None:
+    """Refuse, before anything is computed, what needs texts or token counts that are not there."""
+    if compression.vocabulary is not None:
+        read_counts(run)
+    needs = {
+        "--trim-vocabulary without a number": compression.vocabulary == "auto",
+        "--quantize int8-static": compression.quantize == "int8-static",
+        "--min-agreement": compression.min_agreement is not None and not compression.is_none,
+    }
+    for option, is_asked in needs.items():
+        if is_asked and sample is None:
+            raise BundleError(
+                f"{option} needs texts to measure on, and the run's are gone or have changed: give"
+                " --data FILE"
+            )
+
+
 def _check_agreement(measure: Measure, compression: Compression) -> None:
     wanted, found = compression.min_agreement, measure.steps[-1].agreement
-    if wanted is None:
+    if wanted is None or found is None or measure.sample is None:
         return
-    if found is None or measure.sample is None:
-        raise BundleError(
-            "--min-agreement needs texts to measure on, and the run's are gone or have changed:"
-            " give --data FILE"
-        )
     if found < wanted:
         raise BundleError(
             f"the smaller model answers {found:.2%} of {measure.sample.describe()} as before, less"

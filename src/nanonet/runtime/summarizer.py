@@ -125,6 +125,12 @@ class Summarizer:
         except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
             reason = " ".join(str(error).split())
             raise BundleError(f"bundle {folder} cannot be loaded: {reason}") from None
+        inputs = {given.name for given in session.get_inputs()}
+        if not {"input_ids", "attention_mask", "pooling"} <= inputs:
+            raise BundleError(
+                f"bundle {folder} is damaged: its model takes {', '.join(sorted(inputs))}, which is"
+                " no summarizer's"
+            )
         seen = np.fromfile(folder / SEEN, "<u8") if SEEN in manifest.files else np.empty(0, "<u8")
         return cls(manifest, settings, encoder, session, seen)
 
