@@ -1,5 +1,6 @@
 """Layer 6: from a run folder to a bundle."""
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -95,37 +96,48 @@ def export(
                 run, learner, folder, config.data.max_length, compression, sample
             )
             files = _write_beside(run, config, learner, tokenizer, folder)
-            manifest = Manifest(
-                format=FORMAT,
-                task=config.task,
-                labels=run.read_json("labels.json"),
-                max_length=config.data.max_length,
-                quantization=compression.quantize,
-                files={name: sha256_file(folder / name) for name in files},
-                learner={
-                    "name": summary["selected"],
-                    "layers": list(learner.layer_map),
-                    "backbone": config.backbone.name,
-                    "weights_sha256": summary["weights_sha256"],
-                },
-                parameters={
-                    "trainable": cohort[summary["selected"]].trainable_count(),
-                    "total": learner.total_count(),
-                },
-                versions={package: metadata.version(package) for package in MADE_BY},
-                data=inputs,
-                metrics={
-                    "selection": summary["selection"],
-                    "evaluations": run.read_evaluations(),
-                    "token_lengths": summary.get("token_lengths", []),
-                    **metrics,
-                },
-                settings=to_dict(config.summarization) if config.task == "summarization" else {},
-            )
+            manifest = _manifest(run, learner, compression, metrics)
+            manifest = replace(manifest, files={f: sha256_file(folder / f) for f in files})
             manifest.write(folder)
     except OSError as error:
         raise BundleError(f"bundle {out} cannot be written: {error.strerror or error}") from None
     return manifest
+
+
+def _manifest(
+    run: RunFolder, learner: Learner, compression: Compression, metrics: dict[str, Any]
+) -> Manifest:
+    """Return what a bundle says of itself, its files' checksums left out."""
+    summary = run.read_summary()
+    config, inputs = run.read_config()
+    name = summary["selected"]
+    return Manifest(
+        format=FORMAT,
+        task=config.task,
+        labels=run.read_json("labels.json"),
+        max_length=config.data.max_length,
+        quantization=compression.quantize,
+        files={},
+        learner={
+            "name": name,
+            "layers": list(learner.layer_map),
+            "backbone": config.backbone.name,
+            "weights_sha256": summary["weights_sha256"],
+        },
+        parameters={
+            "trainable": summary["trainable_parameters"][name],
+            "total": learner.total_count(),
+        },
+        versions={package: metadata.version(package) for package in MADE_BY},
+        data=inputs,
+        metrics={
+            "selection": summary["selection"],
+            "evaluations": run.read_evaluations(),
+            "token_lengths": summary.get("token_lengths", []),
+            **metrics,
+        },
+        settings=to_dict(config.summarization) if config.task == "summarization" else {},
+    )
 
 
 def _sample(
