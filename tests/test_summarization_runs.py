@@ -40,7 +40,8 @@ BASELINES = ("lead", "longest", "random", "centroid", "oracle")
 
 def flags(**more: object) -> list[str]:
     settings = FAST | {key.replace("__", "."): value for key, value in more.items()}
-    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    words = {k: str(v).lower() if isinstance(v, bool) else v for k, v in settings.items()}
+    return [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
 
 
 def make_settings(folder: Path, recipe: str = "summarization", **more: object):

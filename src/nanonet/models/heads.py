@@ -1,6 +1,8 @@
 """Heads: from a pooled vector to logits."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +53,21 @@ class LinearHead(nn.Module):
             self.feature_weights = nn.Parameter(torch.zeros(classes, features))  # V
         self.normalize = normalize
         self.scale = scale
+
+    @torch.no_grad()
+    def start_from(
+        self, weights: NDArray[np.float64], features: NDArray[np.float64], bias: float
+    ) -> None:
+        """Set a head of one logit so that it gives w x + v f + b.
+
+        Args:
+            weights: w, (H,), of x as `forward` takes it, after normalisation.
+            features: v, (F,).
+            bias: b.
+        """
+        self.linear.weight.copy_(torch.from_numpy(weights / self.scale))
+        self.feature_weights.copy_(torch.from_numpy(features / self.scale))
+        self.linear.bias.fill_(bias / self.scale)
 
     def forward(self, pooled: Tensor, features: Tensor | None = None) -> Tensor:
         """Return logits (.., C) of pooled vectors (.., H) and features (.., F)."""

@@ -6,7 +6,7 @@ at once: the tokens of a text, or, where units are sentences, a `Window` of a do
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -118,6 +118,21 @@ class EncodedTable:
         return len(self.encoded.ids)
 
 
+@dataclass(frozen=True)
+class HeadStart:
+    """What the heads of a cohort started from.
+
+    Attributes:
+        note: for the run's summary; empty where they started from zero.
+        settled: no step of training would help.
+        notice: what the user should know, if anything.
+    """
+
+    note: dict[str, Any] = field(default_factory=dict)
+    settled: bool = False
+    notice: str = ""
+
+
 class Task(ABC, Generic[T]):
     """A task, over tables of a kind T (see `nanonet.training.tasks` for those that there are).
 
@@ -156,6 +171,12 @@ class Task(ABC, Generic[T]):
     @abstractmethod
     def encoding_warnings(self, encoded: EncodedTable, max_length: int) -> list[str]:
         """Return what the tokenizer lost, where it is much."""
+
+    def start_heads(
+        self, cohort: Any, labeled: EncodedTable, hardware: Any, seed: int
+    ) -> "HeadStart":
+        """Set the heads of a `Cohort` that is about to train; by default they start from zero."""
+        return HeadStart()
 
     @abstractmethod
     def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:

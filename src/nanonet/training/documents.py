@@ -11,14 +11,18 @@ from nanonet.core.config import Config
 from nanonet.core.errors import DataError
 from nanonet.data.checks import duplicate_count
 from nanonet.data.documents import DocumentTable, read_documents
-from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
+from nanonet.models.cohort import Cohort
+from nanonet.tasks.base import OUTPUTS, EncodedTable, HeadStart, Task, unit_counts, units_of
 from nanonet.tasks.budgets import Budget
 from nanonet.tasks.documents import check_language
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.rouge import rouge_of
 from nanonet.tasks.tokenization import UNKNOWN_SHARE_LIMIT, TextTokenizer, unknown_warning
 from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments
+from nanonet.training.device import Hardware
+from nanonet.training.evaluation import embed
 from nanonet.training.inputs import leak_warnings
+from nanonet.training.sentences import Start, fit_start
 
 LABELS = LabelSet((0, 1), ("other", "summary"))  # of a sentence
 
@@ -44,6 +48,7 @@ class Summarization(Task[DocumentTable]):
     def __init__(self, config: Config) -> None:
         self._settings = config.summarization
         self._columns = config.data
+        self._normalized = config.head.normalize
         check_language(self._settings.language)
         self._budget = Budget.parse(self._settings.budget)
         self.metric = f"ROUGE-2 F1 at {self._budget}"
@@ -84,6 +89,35 @@ class Summarization(Task[DocumentTable]):
         share = encoded.encoded.unknown_share
         return [unknown_warning(encoded.source, share)] if share > UNKNOWN_SHARE_LIMIT else []
 
+    def start_heads(
+        self, cohort: Cohort, labeled: EncodedTable, hardware: Hardware, seed: int
+    ) -> HeadStart:
+        """Start the heads from `fit_start`, where they read features and normalised vectors.
+
+        What the first learner's vectors add (the teacher's, where there is one) decides for all.
+        """
+        if not (self._settings.start and self._settings.features and self._normalized):
+            return HeadStart()
+        assert isinstance(labeled, EncodedDocumentTable)
+        documents = [own for own in _units_of_documents(labeled.encoded) if len(own)]
+        labels = [labeled.truth[own] for own in documents]
+        table = np.concatenate([window.features for window in labeled.encoded.ids])
+        features = [table[own].astype(np.float64) for own in documents]
+        first: Start | None = None
+        for name in cohort:
+            vectors = embed(cohort[name], labeled.encoded.ids, hardware).astype(np.float64)
+            start = fit_start(
+                features,
+                [vectors[own] for own in documents],
+                labels,
+                seed,
+                like=first,
+            )
+            cohort[name].head.start_from(start.vectors, start.features, start.bias)
+            first = first or start
+        assert first is not None
+        return HeadStart(first.note(), not first.uses_vectors, first.notice())
+
     def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
         """Return the mean ROUGE-2 F1 of the summaries at the settings' budget."""
         assert isinstance(encoded, EncodedDocumentTable)
@@ -92,6 +126,14 @@ class Summarization(Task[DocumentTable]):
         references = encoded.table.summaries or []
         block = self._settings.block_trigrams
         return float(rouge_of(merged, texts, references, self._budget, block)[:, 1].mean())
+
+
+def _units_of_documents(encoded: EncodedDocuments) -> list[NDArray[np.int64]]:
+    """Return where the units of each document stand among all units."""
+    counts = unit_counts(encoded.ids)
+    ends = np.cumsum(encoded.windows_of)
+    windows = [np.arange(e - n, e) for e, n in zip(ends, encoded.windows_of, strict=True)]
+    return [units_of(own, counts) for own in windows]
 
 
 def _unit_truth(

@@ -12,10 +12,10 @@ from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import Cohort, build_cohort, learner_plans
-from nanonet.tasks.base import EncodedTable, Row, Task
+from nanonet.tasks.base import EncodedTable, HeadStart, Row, Task
 from nanonet.tasks.labels import LabelSet
 from nanonet.training.checkpoint import read_tensors
-from nanonet.training.device import Hardware, shrink_frozen
+from nanonet.training.device import Hardware, own_chance_and_threads, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
 from nanonet.training.plan import make_plan
 from nanonet.training.run_folder import RunFolder
@@ -33,6 +33,7 @@ class Prepared:
     tables: dict[str, EncodedTable]
     truncated: dict[str, int]
     task: Task[Any]
+    start: HeadStart
 
 
 def prepare(
@@ -70,12 +71,16 @@ def prepare(
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
+    start = HeadStart()
+    if init is None:
+        with own_chance_and_threads(hardware.threads):
+            start = task.start_heads(cohort, encoded["labeled"], hardware, config.seed)
     unlabeled = _within_reach(encoded["unlabeled"], config) if "unlabeled" in encoded else []
     rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
-    return Prepared(cohort, engine, hardware, encoded, truncated, task)
+    return Prepared(cohort, engine, hardware, encoded, truncated, task, start)
 
 
 def _within_reach(table: EncodedTable, config: Config) -> Sequence[Row]:

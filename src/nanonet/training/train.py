@@ -177,8 +177,10 @@ def _train(
 
     ``seconds`` is what its warm-up took in this session.
     """
-    start_at = _position(run, prepared) or Position(0, seconds, {}, {})
-    for notice in (*prepared.engine.plan.notices, *warnings):
+    settled = config.training.steps if prepared.start.settled else 0
+    start_at = _position(run, prepared) or Position(settled, seconds, {}, {})
+    notices = [prepared.start.notice] if prepared.start.notice else []
+    for notice in (*prepared.engine.plan.notices, *warnings, *notices):
         log.warn(notice)
     log.say(_opening(prepared, texts.tables, texts.labels))
     recorder = _Recorder(run, prepared, log, texts.watched)
@@ -359,6 +361,7 @@ def _finish(
         "total_parameters": {name: cohort[name].total_count() for name in cohort},
         "weights_sha256": weights_sha256(tensors),
         "warmup": run.describe_warmup(),
+        "start": prepared.start.note,
         "classes": len(labels),
         "rows": {name: table.examples for name, table in prepared.tables.items()},
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
