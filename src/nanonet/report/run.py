@@ -192,6 +192,7 @@ def read_run(path: Path) -> Run:
         task, recipe = str(config["task"]), str(config["recipe"])
         backbone, steps = str(config["backbone"]["name"]), int(config["training"]["steps"])
     points = _lines(path / "warmup" / "metrics.jsonl", _point)
+    classes = _json(path / "labels.json", lambda v: [str(name) for name in v["names"]])
     return Run(
         path=path,
         task=task,
@@ -200,13 +201,13 @@ def read_run(path: Path) -> Run:
         steps=steps,
         config_text=text,
         inputs=inputs,
-        classes=_json(path / "labels.json", lambda v: [str(name) for name in v["names"]]),
+        classes=classes,
         environment=_json(path / "environment.json", _environment),
         outcome=_json(path / "summary.json", _outcome)
         if (path / "summary.json").exists()
         else None,
         points=points + _lines(path / "metrics.jsonl", _point),
-        evaluations=_lines(path / "evaluations.jsonl", _evaluation),
+        evaluations=_lines(path / "evaluations.jsonl", lambda v: _evaluation(v, len(classes))),
         warnings=_warnings(path / "log.txt"),
     )
 
@@ -261,12 +262,12 @@ def _outcome(values: Any) -> Outcome:
     scores = _by_name(selection["scores"], float)
     trained, total = values["trainable_parameters"], values["total_parameters"]
     learners = [
-        Learner(name, _whole(layers), int(trained[name]), int(total[name]), scores.get(name))
+        Learner(name, _layers(layers), int(trained[name]), int(total[name]), scores.get(name))
         for name, layers in values["layer_maps"].items()
     ]
     selected = str(values["selected"])
-    if selected not in values["layer_maps"]:
-        raise ValueError(f"selected is {selected!r}, which is no learner")
+    if not total[selected] > 0:  # a KeyError where it is no learner
+        raise ValueError(f"{selected} has no parameters")
     return Outcome(
         selected=selected,
         criterion=str(selection["criterion"]),
@@ -298,8 +299,10 @@ def _point(row: Any) -> Point:
     return Point(kind, step, values)
 
 
-def _evaluation(row: Any) -> Evaluation:
-    return _summary_evaluation(row) if "budget" in row else _class_evaluation(row)
+def _evaluation(row: Any, classes: int) -> Evaluation:
+    if row["selected"] not in row["learners"] or row["examples"] < 1:
+        raise ValueError("it has no row or no shipped learner")
+    return _summary_evaluation(row) if "budget" in row else _class_evaluation(row, classes)
 
 
 def _common(row: Any, *known: str) -> tuple[str, int, str, dict[str, float], list[str]]:
@@ -310,27 +313,26 @@ def _common(row: Any, *known: str) -> tuple[str, int, str, dict[str, float], lis
     return str(row["source"]), int(row["examples"]), str(row["selected"]), others, warnings
 
 
-def _class_evaluation(row: Any) -> ClassEvaluation:
-    _check_shipped(row)
+def _class_evaluation(row: Any, classes: int) -> ClassEvaluation:
+    confusion = {
+        name: _confusion(counts, classes, row["examples"])
+        for name, counts in row.get("confusion", {}).items()
+    }
     return ClassEvaluation(
         *_common(row, "accuracy", "macro_f1"),
-        accuracy=_by_name(row["learners"], float),
-        macro_f1=float(row["macro_f1"]),
-        confusion=_by_name(row.get("confusion", {}), _square),
+        accuracy=_by_name(row["learners"], _share),
+        macro_f1=_share(row["macro_f1"]),
+        confusion=confusion,
     )
 
 
-def _check_shipped(row: Any) -> None:
-    if row["selected"] not in row["learners"] or row["examples"] < 1:
-        raise ValueError("it has no row or no shipped learner")
-
-
 def _summary_evaluation(row: Any) -> SummaryEvaluation:
-    _check_shipped(row)
     metrics = list(row["intervals"])
     tables = {k: v for k, v in row.items() if isinstance(v, dict) and v.keys() == set(metrics)}
     del tables["intervals"], tables["margins"]
     margins = row["margins"].items()
+    if any(own.keys() != set(metrics) for own in row["learners"].values()):
+        raise ValueError("a learner has other metrics than the rest")
     return SummaryEvaluation(
         *_common(row, *metrics),
         budget=str(row["budget"]),
@@ -362,7 +364,7 @@ def _numbers(values: Any) -> dict[str, float]:
     return _by_name(values, float)
 
 
-def _whole(values: Any) -> list[int]:
+def _layers(values: Any) -> list[int]:
     return [int(value) for value in values]
 
 
@@ -371,8 +373,14 @@ def _interval(values: Any) -> Interval:
     return float(low), float(high)
 
 
-def _square(values: Any) -> NDArray[np.int64]:
+def _share(value: Any) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{value} is not from 0 to 1")
+    return float(value)
+
+
+def _confusion(values: Any, classes: int, examples: int) -> NDArray[np.int64]:
     counts = np.array(values, dtype=np.int64)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise ValueError("a confusion must be a square")
+    if counts.shape != (classes, classes) or counts.min() < 0 or counts.sum() != examples:
+        raise ValueError(f"a confusion does not count {examples} rows of {classes} classes")
     return counts
