@@ -81,7 +81,6 @@ class Outcome:
     seconds: float
     finished: bool
     stopped: str | None
-    truncated: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -277,7 +276,6 @@ def _outcome(values: Any) -> Outcome:
         seconds=float(values["seconds"]),
         finished=bool(values["finished"]),
         stopped=values["stopped"] and str(values["stopped"]),
-        truncated=_by_name(values.get("truncated", {}), int),
     )
 
 
