@@ -72,6 +72,17 @@ def test_evaluations_are_kept_one_per_data(run, table):
     assert rows[1]["examples"] == 2
 
 
+def test_mistakes_are_noted_in_the_run_and_not_told_elsewhere(run, table):
+    scores = scoring.evaluate_run(run, table)
+    (noted,) = RunFolder(run).read_evaluations()
+    assert noted["warnings"] == scores.warnings
+    for name, counts in noted["confusion"].items():
+        assert np.trace(counts) == round(scores.learners[name] * len(table.texts))
+        np.testing.assert_array_equal(np.sum(counts, axis=1), [10, 10, 10])
+    (told,) = RunFolder(run).describe_evaluations()
+    assert told == {key: value for key, value in noted.items() if key != "confusion"}
+
+
 def test_texts_that_training_saw_are_counted(run, corpus, table):
     unlabeled = read_table(corpus / "unlabeled.csv", Columns(), labels="ignored").texts
     texts = [*table.texts[:3], *(text.upper() for text in unlabeled[:2])]

@@ -11,7 +11,16 @@ from runs import succeed
 
 ABSENT = (
     *("torch", "transformers", "sklearn", "scipy", "pyarrow", "safetensors", "onnx"),
-    *("onnxscript", "datasets", "matplotlib", "tomli_w", "accelerate", "huggingface_hub", "ray"),
+    *(
+        "onnxscript",
+        "datasets",
+        "matplotlib",
+        "jinja2",
+        "tomli_w",
+        "accelerate",
+        "huggingface_hub",
+        "ray",
+    ),
     *("fastapi", "uvicorn", "starlette", "pydantic", "httptools", "prometheus_client"),
 )
 # Says of every package of the extras what Python says of one that is not installed.
@@ -92,6 +101,7 @@ def test_split_and_list_recipes(corpus, tmp_path):
         (["demo"], "nanonet demo", "train"),
         (["serve", "BUNDLE"], "nanonet serve", "serve"),
         (["benchmark", "s.toml", "--out", "o"], "nanonet benchmark", "train"),
+        (["report", "RUN"], "nanonet report", "report"),
         (["evaluate", "RUN", "--data", "TEST"], "scoring a run", "train"),
         (["evaluate", "BUNDLE", "--data", "hub:x"], "hub datasets", "train"),
         (["predict", "BUNDLE", "--input", "P"], "reading Parquet", "parquet"),

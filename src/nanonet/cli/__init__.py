@@ -11,6 +11,7 @@ from nanonet.cli.evaluate import evaluate
 from nanonet.cli.export import export
 from nanonet.cli.listing import list_kind
 from nanonet.cli.predict import predict
+from nanonet.cli.report import report
 from nanonet.cli.serve import serve
 from nanonet.cli.split import split
 from nanonet.cli.train import train
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, export, predict, serve, split, list_kind, demo, benchmark):
+for command in (train, evaluate, export, report, predict, serve, split, list_kind, demo, benchmark):
     cli.add_command(command)
 
 

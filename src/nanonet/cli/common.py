@@ -25,14 +25,14 @@ data_set_option = click.option(
 )
 
 
-def need(module: str, feature: str) -> Any:
-    """Import a module that needs the extra ``train``."""
+def need(module: str, feature: str, extra: str = "train") -> Any:
+    """Import a module that needs an extra."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("nanonet"):
             raise
-        raise MissingExtraError(feature, "train") from None
+        raise MissingExtraError(feature, extra) from None
 
 
 def data_config(settings: tuple[str, ...]) -> DataConfig:

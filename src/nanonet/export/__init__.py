@@ -132,7 +132,7 @@ def _manifest(
         data=inputs,
         metrics={
             "selection": summary["selection"],
-            "evaluations": run.read_evaluations(),
+            "evaluations": run.describe_evaluations(),
             "token_lengths": summary.get("token_lengths", []),
             **metrics,
         },

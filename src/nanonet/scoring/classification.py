@@ -13,7 +13,7 @@ from nanonet.core.machine import usable_cores
 from nanonet.data.checks import fingerprint, text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.metrics import accuracy, macro_f1
+from nanonet.tasks.metrics import accuracy, confusion, macro_f1
 from nanonet.tasks.tokenization import encoding_warnings
 
 
@@ -48,6 +48,25 @@ class Scores:
         return row | ({"learners": self.learners} if self.learners else {})
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What the learners of a run say of a labelled table of n texts.
+
+    Attributes:
+        truth: class indexes, (n,).
+        logits: (n, C), by learner.
+        seconds: by learner, tokenization included.
+        selected: the shipped learner.
+        warnings: what makes figures on this table doubtful.
+    """
+
+    truth: NDArray[np.int64]
+    logits: dict[str, NDArray[np.float32]]
+    seconds: dict[str, float]
+    selected: str
+    warnings: list[str]
+
+
 def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
     """Score a bundle on a labelled table.
 
@@ -70,6 +89,14 @@ def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
 
 def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Scores:
     """Score all learners of a run on a labelled table and note it in the run folder.
+
+    See `predict_run` for arguments and errors.
+    """
+    return note_scores(path, table, predict_run(path, table, as_trained=as_trained))
+
+
+def predict_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Predictions:
+    """Ask all learners of a run for the classes of a labelled table.
 
     Args:
         path: the run folder.
@@ -104,19 +131,38 @@ def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> S
     start = time.perf_counter()
     encoded = tokenizer.encode(table.texts)
     tokenizing = time.perf_counter() - start
-    predicted: dict[str, NDArray[np.int64]] = {}
+    logits: dict[str, NDArray[np.float32]] = {}
     seconds: dict[str, float] = {}
     for name in cohort:
         start = time.perf_counter()
-        predicted[name] = predict_logits(cohort[name], encoded.ids, hardware).argmax(-1)
+        logits[name] = predict_logits(cohort[name], encoded.ids, hardware)
         seconds[name] = tokenizing + time.perf_counter() - start
-    selected = str(summary["selected"])
-    learners = {name: accuracy(truth, p) for name, p in predicted.items()}
     warnings = encoding_warnings(table.source, encoded, config.data.max_length)
     warnings += leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
-    scores = _scores(truth, predicted[selected], seconds[selected], learners, warnings)
-    row = {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
-    run.append_evaluation(row | scores.to_json())
+    return Predictions(truth, logits, seconds, str(summary["selected"]), warnings)
+
+
+def note_scores(path: Path, table: TextTable, found: Predictions) -> Scores:
+    """Score what the learners said of a table and note it in the run folder, mistakes counted.
+
+    Raises:
+        RunError: the run folder cannot be written.
+    """
+    from nanonet.training.run_folder import RunFolder
+
+    best = {name: logits.argmax(-1) for name, logits in found.logits.items()}
+    learners = {name: accuracy(found.truth, predicted) for name, predicted in best.items()}
+    own, seconds = best[found.selected], found.seconds[found.selected]
+    scores = _scores(found.truth, own, seconds, learners, found.warnings)
+    classes = found.logits[found.selected].shape[1]
+    tables = {
+        n: confusion(found.truth, predicted, classes).tolist() for n, predicted in best.items()
+    }
+    RunFolder(path).append_evaluation(
+        {"source": table.source, "fingerprint": fingerprint(table), "selected": found.selected}
+        | scores.to_json()
+        | {"warnings": scores.warnings, "confusion": tables}
+    )
     return scores
 
 

@@ -78,6 +78,25 @@ class SummaryScores:
         return row | ({"learners": self.learners} if self.learners else {})
 
 
+@dataclass(frozen=True)
+class DocumentPredictions:
+    """What the learners of a run say of the sentences of n documents.
+
+    Attributes:
+        logits: of the sentences of each document, by learner.
+        seconds: by learner, tokenization included.
+        selected: the shipped learner.
+        settings: of the run.
+        warnings: what makes figures on these documents doubtful.
+    """
+
+    logits: dict[str, list[Floats]]
+    seconds: dict[str, float]
+    selected: str
+    settings: SummarizationConfig
+    warnings: list[str]
+
+
 def evaluate_bundle(
     path: Path, table: DocumentTable, budget: str | None = None, block_trigrams: bool | None = None
 ) -> SummaryScores:
@@ -116,6 +135,19 @@ def evaluate_run(
         ConfigError: an unknown budget.
         MissingExtraError: see `Rouge` and `baselines.centroid`.
     """
+    if budget is not None:
+        Budget.parse(budget)  # before anything is computed
+    Rouge()
+    return note_scores(path, table, predict_run(path, table), budget, block_trigrams)
+
+
+def predict_run(path: Path, table: DocumentTable) -> DocumentPredictions:
+    """Ask all learners of a run for the scores of all sentences.
+
+    Raises:
+        RunError: not a finished run.
+        BackboneError: its backbone is gone.
+    """
     from nanonet.core.machine import usable_cores
     from nanonet.export import load_cohort
     from nanonet.tasks.windows import DocumentEncoder
@@ -126,7 +158,6 @@ def evaluate_run(
     run = RunFolder(path)
     selected = str(run.read_summary()["selected"])
     config, _ = run.read_config()
-    measure = _Measure(table, config.summarization, budget, block_trigrams)
     cohort = load_cohort(run)
     hardware = Hardware("cpu", "fp32", "eager", usable_cores())
     start = time.perf_counter()
@@ -140,12 +171,36 @@ def evaluate_run(
         found = predict_logits(cohort[name], encoded.ids, hardware)
         logits[name] = encoded.merge(found[:, 1] - found[:, 0])
         seconds[name] = tokenizing + time.perf_counter() - start
-    learners = {name: _means(measure.rouge_of(own)) for name, own in logits.items()}
     seen = {name: run.read_seen(name) for name in ("labeled", "unlabeled")}
     warnings = table.warnings() + leaks(table, seen)
-    scores = measure.scores(logits[selected], seconds[selected], learners, warnings)
-    row = {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
-    run.append_evaluation(row | scores.to_json())
+    return DocumentPredictions(logits, seconds, selected, config.summarization, warnings)
+
+
+def note_scores(
+    path: Path,
+    table: DocumentTable,
+    found: DocumentPredictions,
+    budget: str | None = None,
+    block_trigrams: bool | None = None,
+) -> SummaryScores:
+    """Score the summaries that sentence scores make and note it in the run folder.
+
+    Raises:
+        RunError: the run folder cannot be written.
+        ConfigError: an unknown budget.
+        MissingExtraError: see `Rouge` and `baselines.centroid`.
+    """
+    from nanonet.training.run_folder import RunFolder
+
+    measure = _Measure(table, found.settings, budget, block_trigrams)
+    learners = {name: _means(measure.rouge_of(own)) for name, own in found.logits.items()}
+    own, seconds = found.logits[found.selected], found.seconds[found.selected]
+    scores = measure.scores(own, seconds, learners, found.warnings)
+    RunFolder(path).append_evaluation(
+        {"source": table.source, "fingerprint": fingerprint(table), "selected": found.selected}
+        | scores.to_json()
+        | {"warnings": scores.warnings}
+    )
     return scores
 
 

@@ -32,3 +32,20 @@ def macro_f1(truth: Indexes, predicted: Indexes) -> float:
         wrong = int(((truth == label) ^ (predicted == label)).sum())
         scores.append(2 * hits / (2 * hits + wrong))
     return float(np.mean(scores))
+
+
+def confusion(truth: Indexes, predicted: Indexes, classes: int) -> Indexes:
+    """Return how many rows of each true class (rows) got each class (columns), (C, C)."""
+    counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def class_scores(counts: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Return precision, recall and F1 of each class of a confusion (.., C, C): (.., C, 3).
+
+    They are 0 where there is nothing to divide by.
+    """
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    said, true = counts.sum(-2), counts.sum(-1)
+    parts = ((hits, said), (hits, true), (2 * hits, said + true))
+    return np.stack([top / np.maximum(under, 1) for top, under in parts], axis=-1)

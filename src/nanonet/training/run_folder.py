@@ -253,6 +253,11 @@ class RunFolder:
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self.evaluations} is damaged ({error}): delete it") from None
 
+    def describe_evaluations(self) -> list[dict[str, Any]]:
+        """Return what is told elsewhere of `read_evaluations`: all but the tables of mistakes."""
+        rows = self.read_evaluations()
+        return [{key: row[key] for key in row if key != "confusion"} for row in rows]
+
     def append_evaluation(self, row: Mapping[str, Any]) -> None:
         """Add what an evaluation found; an earlier one on the same data is replaced."""
         key = ("source", "fingerprint")
