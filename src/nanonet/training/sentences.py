@@ -8,16 +8,15 @@ What this brings is measured in ``docs/experiments.md``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FEW = [2, 8]  # a decay with the rank, and centrality: what ten documents can weigh
+FEW = (2, 8)  # a decay with the rank, and centrality: what ten documents can weigh
 STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C, the inverse of the penalty's weight
-VECTOR_STRENGTHS = (0.01, 0.1, 1.0)  # where the vectors are used
-VECTOR_SCALE = 4.0  # of the vectors, whose numbers are small, beside the features
+VECTOR_STRENGTHS = (0.1, 0.5, 2.5, 12.0)  # C of the vectors' weights
 FOLDS = 10
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -25,10 +24,17 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Regression:
-    """Which one is fitted: on some columns of features and vectors side by side, and its C."""
+    """Which one is fitted.
 
-    columns: NDArray[np.int64]
+    Attributes:
+        columns: the features that it reads.
+        strength: its C for these.
+        vector_strength: its C for the vectors; 0: it does not read them.
+    """
+
+    columns: tuple[int, ...]
     strength: float
+    vector_strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Start:
         vectors: weights (H,); zeros where the vectors brought nothing.
         bias: the intercept.
         regression: the one that was chosen.
-        losses: log loss per sentence on held-out documents of the best regressions without
-            vectors (``features``) and with them (``encoder``); empty where none was held out.
+        losses: ranking loss (see `_held_out_losses`) of the best regressions without vectors
+            (``features``) and with them (``encoder``); empty where none was held out.
     """
 
     features: Floats
@@ -53,13 +59,14 @@ class Start:
     @property
     def uses_vectors(self) -> bool:
         """Whether the vectors brought more than one standard error."""
-        return len(self.regression.columns) > len(self.features)
+        return self.regression.vector_strength > 0
 
     def note(self) -> dict[str, Any]:
         """Return what a run's summary keeps of it."""
         return {
+            "features": list(self.regression.columns),
             "strength": self.regression.strength,
-            "features": min(len(self.regression.columns), len(self.features)),
+            "encoder_strength": self.regression.vector_strength,
             "held_out_losses": {name: round(loss, 6) for name, loss in self.losses.items()},
             "encoder": self.uses_vectors,
         }
@@ -94,31 +101,25 @@ def fit_start(
         seed: draws the folds.
         like: fit the same regression as there, without holding documents out.
     """
-    width = features[0].shape[1]
-    tables = [np.hstack([f, VECTOR_SCALE * v]) for f, v in zip(features, vectors, strict=True)]
-    full = tables[0].shape[1]
-    regression, losses = (
-        _choose(tables, labels, width, seed) if like is None else (like.regression, {})
-    )
-    fitted, bias = _fit(tables, labels, regression)
-    weights = np.zeros(full)
-    weights[regression.columns] = fitted
-    return Start(weights[:width], VECTOR_SCALE * weights[width:], bias, regression, losses)
+    rows = list(zip(features, vectors, strict=True))
+    regression, losses = _choose(rows, labels, seed) if like is None else (like.regression, {})
+    own, other, bias = _fit(rows, labels, regression)
+    return Start(own, other, bias, regression, losses)
 
 
 def _choose(
-    tables: Sequence[Floats], labels: Sequence[Labels], width: int, seed: int
+    rows: Sequence[tuple[Floats, Floats]], labels: Sequence[Labels], seed: int
 ) -> tuple[Regression, dict[str, float]]:
     """Return the regression that held-out documents bear out, and the losses of both kinds."""
-    columns = (np.array(FEW), np.arange(width))
-    plain = [Regression(own, strength) for own in columns for strength in STRENGTHS]
+    every = tuple(range(rows[0][0].shape[1]))
+    plain = [Regression(columns, strength) for columns in (FEW, every) for strength in STRENGTHS]
     if len(labels) == 1:
         return plain[0], {}
-    own = _held_out_losses(tables, labels, plain, seed)
+    own = _held_out_losses(rows, labels, plain, seed)
     place = _most_cautious(own)
-    full = np.arange(tables[0].shape[1])
-    rich = [Regression(full, strength) for strength in VECTOR_STRENGTHS]
-    rival = _held_out_losses(tables, labels, rich, seed)
+    least = plain[int(own.mean(1).argmin())]
+    rich = [replace(least, vector_strength=strength) for strength in VECTOR_STRENGTHS]
+    rival = _held_out_losses(rows, labels, rich, seed)
     best = int(rival.mean(1).argmin())
     gain = own[place] - rival[best]
     better = gain.mean() > _standard_error(gain)
@@ -127,38 +128,50 @@ def _choose(
 
 
 def _fit(
-    tables: Sequence[Floats], labels: Sequence[Labels], regression: Regression
-) -> tuple[Floats, float]:
-    """Return weights and intercept; that of the share alone where all labels are one."""
+    rows: Sequence[tuple[Floats, Floats]], labels: Sequence[Labels], regression: Regression
+) -> tuple[Floats, Floats, float]:
+    """Return the weights of features and vectors, and the intercept."""
     from sklearn.linear_model import LogisticRegression
 
-    table = np.concatenate([table[:, regression.columns] for table in tables])
+    features, vectors = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     truth = np.concatenate(labels)
-    if len(np.unique(truth)) < 2:
-        share = np.clip(truth.mean(), 0.01, 0.99)
-        return np.zeros(len(regression.columns)), float(np.log(share / (1 - share)))
-    model = LogisticRegression(C=regression.strength, solver="newton-cholesky").fit(table, truth)
-    return model.coef_[0], float(model.intercept_[0])
+    own, other = np.zeros(features.shape[1]), np.zeros(vectors.shape[1])
+    if len(np.unique(truth)) < 2:  # all of a fold's documents can be their own summaries
+        return own, other, 0.0
+    columns = list(regression.columns)
+    scale = float(np.sqrt(regression.vector_strength / regression.strength))
+    parts = [features[:, columns]] + ([scale * vectors] if scale else [])
+    model = LogisticRegression(C=regression.strength, solver="newton-cholesky")
+    weights = model.fit(np.hstack(parts), truth).coef_[0]
+    own[columns] = weights[: len(columns)]
+    if scale:
+        other = scale * weights[len(columns) :]
+    return own, other, float(model.intercept_[0])
 
 
 def _held_out_losses(
-    tables: Sequence[Floats],
+    rows: Sequence[tuple[Floats, Floats]],
     labels: Sequence[Labels],
     regressions: Sequence[Regression],
     seed: int,
 ) -> Floats:
-    """Return each document's log loss per sentence when held out, (regressions, n)."""
+    """Return each document's ranking loss when held out, (regressions, n).
+
+    The mean over the sentences of its summary of -log softmax of the document's logits: only how
+    sentences of one document compare matters, for that is what a summary is chosen by.
+    """
     count = len(labels)
-    losses = np.empty((len(regressions), count))
+    losses = np.zeros((len(regressions), count))
     order = np.random.default_rng((seed, count)).permutation(count)
     for fold in np.array_split(order, min(FOLDS, count)):
         others = np.setdiff1d(order, fold)
-        known, truth = [tables[i] for i in others], [labels[i] for i in others]
+        known, truth = [rows[i] for i in others], [labels[i] for i in others]
         for k, regression in enumerate(regressions):
-            weights, bias = _fit(known, truth, regression)
+            own, other, _ = _fit(known, truth, regression)
             for i in fold:
-                logits = tables[i][:, regression.columns] @ weights + bias
-                losses[k, i] = np.logaddexp(0.0, (1.0 - 2.0 * labels[i]) * logits).mean()
+                logits = rows[i][0] @ own + rows[i][1] @ other
+                shares = logits - np.logaddexp.reduce(logits)
+                losses[k, i] = -shares[labels[i] == 1].mean() if labels[i].any() else 0.0
     return losses
 
 

@@ -235,6 +235,7 @@ def _create(
         fresh.write_config(config, inputs)
         fresh.write_labels(texts.labels)
         fresh.write_environment(hardware)
+        write_text(folder / "metrics.jsonl", "")
         write_text(folder / "tokenizer.json", texts.tokenizer.to_json())
         for name, table in texts.tables.by_name().items():
             if name != "validation":
@@ -323,6 +324,8 @@ def select(prepared: Prepared, seed: int) -> Selection:
         logits = {name: _logits(prepared, name, table) for name in names}
         scores = {n: prepared.task.score(table, logits[n]) for n in prepared.cohort.students}
         return select_by_score(logits, scores, prepared.task.metric, table.examples)
+    if prepared.start.settled:
+        return Selection(prepared.cohort.students[0], "all students are the same", 0, {})
     if len(prepared.cohort.students) == 1:
         return Selection(prepared.cohort.students[0], "the only student", 0, {})
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
