@@ -1,19 +1,20 @@
 """`Summarizer`: runs the bundle of an extractive summarizer with onnxruntime and numpy."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanonet.core.archive import opened_bundle
 from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
 from nanonet.core.config import SummarizationConfig, build
 from nanonet.core.errors import BundleError, DataError
 from nanonet.runtime.engines import SLOW_FUSIONS
 from nanonet.tasks.budgets import Budget, choose
-from nanonet.tasks.documents import Document, join_sentences, split_text
+from nanonet.tasks.documents import Document, make_document
 from nanonet.tasks.tokenization import length_chunks, pad
 from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments, pad_windows
 
@@ -42,6 +43,9 @@ class ScoredSentence:
     text: str
 
 
+SENTENCE = {field.name: field.type for field in fields(ScoredSentence)}
+
+
 @dataclass(frozen=True)
 class Summary:
     """A document's summary.
@@ -63,6 +67,29 @@ class Summary:
         """Return summary and sentences as plain tables."""
         rows = [asdict(s) | {"score": round(s.score, 6)} for s in self.sentences]
         return {"summary": self.text, "sentences": rows}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which sentences of a document make up its summary.
+
+    Attributes:
+        budget: how long it may be.
+        block_trigrams: no two sentences with three words in a row in common.
+    """
+
+    budget: Budget
+    block_trigrams: bool
+
+    def summary(self, document: Document, logits: NDArray[np.float64]) -> Summary:
+        """Return the summary that the logits (n,) of a document's sentences make."""
+        sentences = document.sentences
+        scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
+        chosen = choose(logits, sentences, self.budget, self.block_trigrams)
+        return Summary(
+            [ScoredSentence(i, *document.spans[i], float(scores[i]), sentences[i]) for i in chosen],
+            scores,
+        )
 
 
 class Summarizer:
@@ -94,15 +121,19 @@ class Summarizer:
         """Load a bundle.
 
         Args:
-            bundle: its folder.
+            bundle: its folder, or a zip file of it.
             threads: CPU threads of one run of the model; 0: one per core.
 
         Raises:
             BundleError: missing, altered, damaged, of a newer format or of another task.
         """
+        with opened_bundle(Path(bundle)) as folder:
+            return cls._load(folder, threads)
+
+    @classmethod
+    def _load(cls, folder: Path, threads: int) -> "Summarizer":
         import onnxruntime
 
-        folder = Path(bundle)
         manifest = read_manifest(folder)
         if manifest.task != TASK:
             raise BundleError(
@@ -156,13 +187,14 @@ class Summarizer:
             ConfigError: an unknown budget.
             DataError: not a list of texts or lists of texts.
         """
-        wanted = Budget.parse(self.settings.budget if budget is None else budget)
-        block = self.settings.block_trigrams if block_trigrams is None else block_trigrams
+        selection = self.selection(budget, block_trigrams)
         made = make_documents(documents, self.settings.language)
-        return [
-            summarize_scored(document, logits, wanted, block)
-            for document, logits in zip(made, self.score(made), strict=True)
-        ]
+        return [selection.summary(*pair) for pair in zip(made, self.score(made), strict=True)]
+
+    def selection(self, budget: str | None, block_trigrams: bool | None) -> Selection:
+        """Return how sentences are selected; None: as trained (see `summarize`)."""
+        block = self.settings.block_trigrams if block_trigrams is None else block_trigrams
+        return Selection(Budget.parse(self.settings.budget if budget is None else budget), block)
 
     def score(self, documents: Sequence[Document]) -> Iterator[NDArray[np.float64]]:
         """Yield the logits (n,) of the n sentences of each document, in order.
@@ -188,19 +220,6 @@ class Summarizer:
         return np.concatenate(logits) if logits else np.empty(0, np.float32)
 
 
-def summarize_scored(
-    document: Document, logits: NDArray[np.float64], budget: Budget, block_trigrams: bool
-) -> Summary:
-    """Return the summary that the logits (n,) of a document's sentences make."""
-    sentences = document.sentences
-    scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
-    chosen = choose(logits, sentences, budget, block_trigrams)
-    return Summary(
-        [ScoredSentence(i, *document.spans[i], float(scores[i]), sentences[i]) for i in chosen],
-        scores,
-    )
-
-
 def make_documents(documents: Sequence[str | Sequence[str]], language: str) -> list[Document]:
     """Return texts, or lists of sentences, as documents.
 
@@ -215,10 +234,7 @@ def make_documents(documents: Sequence[str | Sequence[str]], language: str) -> l
         if not isinstance(parts, Iterable):
             raise DataError(f"document {i} is no text but {type(document).__name__}")
         checked = [_check(part, i) for part in parts]
-        if isinstance(document, str):
-            made.append(split_text(document, language))
-        else:
-            made.append(join_sentences(checked))
+        made.append(make_document(document if isinstance(document, str) else checked, language))
     return made
 
 
