@@ -1,4 +1,4 @@
-"""`Summarizer`: runs the bundle of an extractive summarizer with onnxruntime and numpy."""
+"""`Summarizer`: runs the bundle of an extractive summarizer with an engine and numpy."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,19 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.archive import opened_bundle
-from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
+from nanonet.core.bundle import SEEN, TOKENIZER, Manifest, read_manifest
 from nanonet.core.config import SummarizationConfig, build
 from nanonet.core.errors import BundleError, DataError
-from nanonet.runtime.engines import SLOW_FUSIONS
+from nanonet.runtime.choices import open_best
+from nanonet.runtime.engines import TOKENS_PER_CHUNK, Engine, run_windows
 from nanonet.tasks.budgets import Budget, choose
 from nanonet.tasks.documents import Document, make_document
-from nanonet.tasks.tokenization import length_chunks, pad
-from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments, pad_windows
+from nanonet.tasks.windows import DocumentEncoder, made_up_window
 
 TASK = "summarization"
 DOCUMENTS_AT_ONCE = 256  # tokenized together: bounds memory, and is enough to sort by length
-TOKENS_PER_CHUNK = 2048  # padded tokens of one run of the model
-MAX_PADDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -106,64 +104,54 @@ class Summarizer:
         manifest: Manifest,
         settings: SummarizationConfig,
         encoder: DocumentEncoder,
-        session: Any,
+        engine: Engine,
         seen: NDArray[np.uint64],
+        tokens_per_chunk: int = TOKENS_PER_CHUNK,
     ) -> None:
         self.manifest = manifest
         self.settings = settings
         self.seen = seen
         self._encoder = encoder
-        self._session = session
-        self._inputs = {given.name for given in session.get_inputs()}
+        self._engine = engine
+        self._tokens_per_chunk = tokens_per_chunk
 
     @classmethod
-    def load(cls, bundle: str | Path, *, threads: int = 0) -> "Summarizer":
+    def load(cls, bundle: str | Path, *, threads: int = 0, tune: bool = False) -> "Summarizer":
         """Load a bundle.
+
+        What `nanonet.runtime.choices` has recorded for this bundle on this machine is used.
 
         Args:
             bundle: its folder, or a zip file of it.
-            threads: CPU threads of one run of the model; 0: one per core.
+            threads: CPU threads of one run of the model; 0: as recorded, else one per core.
+            tune: first measure what is fastest here (a few seconds), and record it.
 
         Raises:
             BundleError: missing, altered, damaged, of a newer format or of another task.
         """
         with opened_bundle(Path(bundle)) as folder:
-            return cls._load(folder, threads)
+            return cls._load(folder, threads, tune)
 
     @classmethod
-    def _load(cls, folder: Path, threads: int) -> "Summarizer":
-        import onnxruntime
-
+    def _load(cls, folder: Path, threads: int, tune: bool) -> "Summarizer":
         manifest = read_manifest(folder)
         if manifest.task != TASK:
             raise BundleError(
                 f"bundle {folder} is for the task '{manifest.task}', not for {TASK}: load it with"
                 " Predictor"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
             settings = build(SummarizationConfig, manifest.settings, "settings")
             json = (folder / TOKENIZER).read_text(encoding="utf-8")
             encoder = DocumentEncoder(json, manifest.max_length, settings)
-            session = onnxruntime.InferenceSession(
-                str(folder / MODEL),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=SLOW_FUSIONS,
-            )
-        except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
+        except Exception as error:  # tokenizers raises kinds of its own
             reason = " ".join(str(error).split())
             raise BundleError(f"bundle {folder} cannot be loaded: {reason}") from None
-        inputs = {given.name for given in session.get_inputs()}
-        if not {"input_ids", "attention_mask", "pooling"} <= inputs:
-            raise BundleError(
-                f"bundle {folder} is damaged: its model takes {', '.join(sorted(inputs))}, which is"
-                " no summarizer's"
-            )
+        engine, tokens_per_chunk = open_best(folder, manifest, threads, tune)
+        if problem := _misfit(engine, encoder.size):
+            raise BundleError(f"bundle {folder} is damaged: {problem}")
         seen = np.fromfile(folder / SEEN, "<u8") if SEEN in manifest.files else np.empty(0, "<u8")
-        return cls(manifest, settings, encoder, session, seen)
+        return cls(manifest, settings, encoder, engine, seen, tokens_per_chunk)
 
     def __call__(self, documents: Sequence[str | Sequence[str]]) -> list[str]:
         """Return the summary of each document as text, a sentence a line, in order."""
@@ -204,20 +192,19 @@ class Summarizer:
         """
         for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
             encoded = self._encoder.encode(documents[start : start + DOCUMENTS_AT_ONCE])
-            yield from encoded.merge(self._unit_logits(encoded))
+            logits = run_windows(self._engine, encoded.ids, self._tokens_per_chunk)
+            yield from encoded.merge(logits)
 
-    def _unit_logits(self, encoded: EncodedDocuments) -> NDArray[np.float32]:
-        windows = encoded.ids
-        logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
-        for rows in length_chunks([len(w) for w in windows], MAX_PADDING, TOKENS_PER_CHUNK):
-            chunk = [windows[i] for i in rows]
-            input_ids, mask = pad([window.ids for window in chunk])
-            feed = {"input_ids": input_ids, "attention_mask": mask, **pad_windows(chunk)}
-            feed = {name: array for name, array in feed.items() if name in self._inputs}
-            found = self._session.run(["logits"], feed)[0]  # (rows, sentences)
-            for place, i in enumerate(rows):
-                logits[i] = found[place, : len(windows[i].sizes)]
-        return np.concatenate(logits) if logits else np.empty(0, np.float32)
+
+def _misfit(engine: Engine, tokens: int) -> str | None:
+    """Return what makes a model unfit for documents and this tokenizer, or None."""
+    if "pooling" not in engine.inputs:
+        return f"its model takes {', '.join(sorted(engine.inputs))}, which is no summarizer's"
+    try:
+        found = run_windows(engine, [made_up_window(np.array([0, max(tokens - 1, 0)]))])
+    except BundleError as error:
+        return f"{error} (ids of its tokenizer go up to {tokens - 1})"
+    return None if found.shape == (1,) else f"the model gives logits {found.shape} of a sentence"
 
 
 def make_documents(documents: Sequence[str | Sequence[str]], language: str) -> list[Document]:

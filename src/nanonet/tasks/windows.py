@@ -62,9 +62,15 @@ class DocumentEncoder:
         tokenizer_json: the content of a ``tokenizer.json``.
         max_length: tokens of one window at most, special ones included.
         settings: what windows hold and have in common.
+
+    Attributes:
+        max_length: as given.
+        language: of raw texts.
     """
 
     def __init__(self, tokenizer_json: str, max_length: int, settings: SummarizationConfig) -> None:
+        self.max_length = max_length
+        self.language = settings.language
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -77,6 +83,11 @@ class DocumentEncoder:
         self._overlap = settings.overlap
         self._features = settings.features
         self._types = 2 if settings.segments else 1
+
+    @property
+    def size(self) -> int:
+        """Number of tokens that it knows, special ones included."""
+        return int(self._tokenizer.get_vocab_size())
 
     def encode(self, documents: Sequence[Document]) -> EncodedDocuments:
         """Return the windows of documents."""
@@ -164,6 +175,14 @@ class DocumentEncoder:
             sentences,
             sizes,
         )
+
+
+def made_up_window(ids: Ids) -> Window:
+    """Return a window of these token ids (T,), in sentences of 25, to try or to time a model."""
+    units = np.arange(len(ids), dtype=np.int64) // 25
+    numbers = np.unique(units)
+    features = np.zeros((len(numbers), FEATURES), dtype=np.float32)
+    return Window(ids, units, units % 2, features, numbers, np.bincount(units))
 
 
 def window_ranges(costs: Sequence[int], room: int, overlap: float) -> list[tuple[int, int]]:
