@@ -3,13 +3,16 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanonet.cli.common import data_config, need
 from nanonet.core.bundle import MANIFEST, is_bundle
 from nanonet.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nanonet.data.readers import LabelUse
 
 TASK = "summarization"
 budget_option = click.option(
@@ -61,11 +64,11 @@ def evaluate_summaries(
     from nanonet.scoring import summarization as scoring
 
     if is_bundle(path):
-        table = read_labeled(data, settings, _language(path))
+        table = read_for(path, data, settings, "required")
         scores = scoring.evaluate_bundle(path, table, budget, block_trigrams)
     else:
         need("nanonet.training.train", "scoring a run")
-        table = read_labeled(data, settings, _language(path))
+        table = read_for(path, data, settings, "required")
         scores = scoring.evaluate_run(path, table, budget, block_trigrams)
     for warning in scores.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -86,11 +89,11 @@ def evaluate_summaries(
         )
 
 
-def read_labeled(data: str, settings: tuple[str, ...], language: str) -> Any:
-    """Read documents with labels or summaries."""
+def read_for(path: Path, data: str, settings: tuple[str, ...], labels: "LabelUse") -> Any:
+    """Read documents for the summarizer of a bundle or run (see `read_documents`)."""
     from nanonet.data.documents import read_documents
 
-    return read_documents(data, data_config(settings), language, labels="required")
+    return read_documents(data, data_config(settings), _language(path), labels=labels)
 
 
 def _language(path: Path) -> str:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from nanonet.core.errors import BundleError, MissingExtraError, NanoNetError
 from nanonet.core.machine import usable_cores
 from nanonet.core.registry import Registry
-from nanonet.tasks.base import Row, Window
-from nanonet.tasks.tokenization import Ids, length_chunks, pad
-from nanonet.tasks.windows import pad_windows
+from nanonet.tasks.base import Window
+from nanonet.tasks.tokenization import Ids, length_chunks
+from nanonet.tasks.windows import feed_of
 
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "logits"
 WINDOW_INPUTS = (*INPUTS, "token_type_ids", "pooling", "features")  # see `pad_windows`
@@ -128,14 +128,6 @@ def run_windows(
         for place, i in enumerate(rows):
             logits[i] = found[place, : len(windows[i].sizes)]
     return np.concatenate(logits) if logits else np.empty(0, np.float32)
-
-
-def feed_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
-    """Return what a model takes of rows of one kind."""
-    windows = [row for row in rows if isinstance(row, Window)]
-    ids = [row.ids if isinstance(row, Window) else row for row in rows]
-    feed = dict(zip(INPUTS, pad(ids), strict=True))
-    return feed | pad_windows(windows) if windows else feed
 
 
 def _run(engine: Engine, feed: Feed) -> Logits:

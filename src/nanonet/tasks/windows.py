@@ -6,15 +6,16 @@ pieces. Windows overlap, and a sentence's score is the mean over the windows it 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nanonet.core.config import SummarizationConfig
-from nanonet.tasks.base import FEATURES, Floats, Window
+from nanonet.tasks.base import FEATURES, Floats, Row, Window
 from nanonet.tasks.documents import Document
-from nanonet.tasks.tokenization import Ids, unknown_id
+from nanonet.tasks.tokenization import Ids, pad, unknown_id
 
 UNSCORED = -1e4  # logit of a sentence without tokens: never chosen, and finite
 
@@ -279,6 +280,14 @@ def pad_windows(windows: Sequence[Window]) -> dict[str, NDArray[np.float32] | Id
         pooling[i, owners, places] = 1.0 / np.bincount(owners, minlength=count)[owners]
         features[i, :count] = window.features
     return {"token_type_ids": types, "pooling": pooling, "features": features}
+
+
+def feed_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+    """Return what an exported model takes of rows of one kind, by the names of its inputs."""
+    windows = [row for row in rows if isinstance(row, Window)]
+    ids, mask = pad([row.ids if isinstance(row, Window) else row for row in rows])
+    feed: dict[str, NDArray[Any]] = {"input_ids": ids, "attention_mask": mask}
+    return feed | pad_windows(windows) if windows else feed
 
 
 def _special_ids(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
