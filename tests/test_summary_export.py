@@ -307,3 +307,9 @@ def test_compression_needs_documents(run, tmp_path, monkeypatch):
     assert not (tmp_path / "b").exists()
     done = succeed("export", run, "--out", tmp_path / "b", "--quantize", "int8")
     assert "warning: agreement was not measured" in done.err
+
+
+def test_hugging_face_s_format_is_for_classifiers(run, tmp_path):
+    parts = ["is a summarizer's", "export a bundle"]
+    refuse("export", run, "--out", tmp_path / "hf", "--format", "hf", parts=parts)
+    assert list(tmp_path.iterdir()) == []
