@@ -249,6 +249,56 @@ def test_a_text_and_its_only_sentence_are_not_the_same_row(bundle, tmp_path, sma
     assert [len(row["sentences"]) for row in rows_of(output)] == [1, 1]
 
 
+# memory
+
+
+MEMORY = r"""
+import re, sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+from nanonet.cli.predict import files_of
+from nanonet.core.config import DataConfig
+from nanonet.data import writers
+from nanonet.data.documents import stream_documents
+from nanonet.runtime.batch import Summarize, predict_file
+from nanonet.runtime.summarizer import Selection
+from nanonet.tasks.budgets import Budget
+
+class Progress:
+    def update(self, *_): pass
+
+writers._ROW_GROUP_ROWS = 100  # or the smaller file would not fill one
+summarizer = SimpleNamespace(
+    settings=SimpleNamespace(language="en"),
+    score=lambda documents: (np.zeros(len(d.spans)) for d in documents),
+)
+answerer = Summarize(summarizer, Selection(Budget("ratio", 1.0), False))
+bundle, source, output = sys.argv[1:]
+read = partial(stream_documents, columns=DataConfig())
+files = files_of(source, output, answerer.types, read)
+print(predict_file(answerer, Path(bundle), Path(output), files, Progress()).rows)
+print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_memory_does_not_grow_with_the_file(bundle, tmp_path, suffix):
+    used = []
+    for count in (600, 6000):
+        source = tmp_path / f"{count}.{suffix}"
+        write_table(source, {"sentences": [[f"{i} " + "words " * 20] * 50 for i in range(count)]})
+        command = [sys.executable, "-c", MEMORY, bundle, source, tmp_path / f"o.{suffix}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stderr == ""
+        rows, megabytes = map(int, done.stdout.split())
+        assert rows == count
+        used.append(megabytes)
+    assert used[1] - used[0] < 30, used  # the texts alone are 34 MB more, the answers 70
+
+
 # clusters
 
 
