@@ -99,3 +99,38 @@ def bundle(run_folder: Path) -> Path:
     out = run_folder.parent / "bundle"
     succeed("export", run_folder, "--out", out)
     return out
+
+
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of documents, see `stories.write_stories`."""
+    from stories import write_stories
+
+    return write_stories(tmp_path_factory.mktemp("stories"))
+
+
+@pytest.fixture(scope="session")
+def story_run(
+    stories: Path, tiny_bert_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A summarizer's run, long enough to have learnt something. Read only."""
+    from runs import succeed
+    from stories import FAST
+
+    out = tmp_path_factory.mktemp("story_runs") / "run"
+    files = ["--labeled", stories / "summarized.jsonl", "--unlabeled", stories / "unlabeled.jsonl"]
+    settings = FAST | {"training.steps": 40}
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    how = ["--task", "summarization", "--backbone", tiny_bert_folder, *flags]
+    succeed("train", *files, *how, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def story_bundle(story_run: Path) -> Path:
+    """The bundle of `story_run`. Read only."""
+    from runs import succeed
+
+    out = story_run.parent / "bundle"
+    succeed("export", story_run, "--out", out)
+    return out

@@ -5,19 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nanonet.cli.predict import files_of
+from nanonet.cli.predict import _load_classifier, files_of
 from nanonet.core.files import sha256_file
+from nanonet.data.readers import stream_texts
 from nanonet.runtime.cluster import FileWorker, _todo
 from runs import refuse, succeed
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'nanonet[cluster]'")
 pq = pytest.importorskip("pyarrow.parquet")
 
+FILES_OF = partial(files_of, read=partial(stream_texts, column="body"))
 NAMES = ["a.parquet", "b.parquet", "day=1/c.parquet"]
 
 
@@ -102,7 +105,7 @@ def test_every_file_is_answered_as_on_one_machine(bundle, folder, no_ray):
 def test_what_an_earlier_call_has_answered(bundle, folder, no_ray):
     output = folder.parent / "out"
     command = arguments(bundle, folder)
-    worker = FileWorker(str(bundle), "body", 1, files_of, False)
+    worker = FileWorker(str(bundle), _load_classifier, 1, FILES_OF, False)
     sources = np.array([str(folder / name) for name in NAMES])
     outputs = np.array([str(output / name) for name in NAMES])
     done = worker({"source": sources, "output": outputs})
@@ -143,7 +146,7 @@ def test_which_files_need_work(folder):
 
 def test_a_bad_file_does_not_stop_the_others(bundle, folder):
     (folder / "b.parquet").write_bytes(b"no Parquet")
-    worker = FileWorker(str(bundle), "body", 1, files_of, False)
+    worker = FileWorker(str(bundle), _load_classifier, 1, FILES_OF, False)
     output = folder.parent / "out"
     done = worker(
         {

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from nanonet.core.errors import BundleError
 from nanonet.data.readers import table_from_lists
 from nanonet.export import Compression, export
-from nanonet.export.agreement import SIZES, Measure, Sample, read_counts
+from nanonet.export.agreement import SIZES, Measure, read_counts
+from nanonet.export.samples import TextSample
 from nanonet.runtime.predictor import Predictor
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.inputs import TrainingTables
@@ -113,10 +114,10 @@ def test_other_words_fall_into_letters_and_none_becomes_unknown(run, plain, tmp_
 def test_the_vocabulary_is_as_small_as_agreement_allows(plain_bundle, run, monkeypatch):
     """With a model whose answer is the number of tokens: a word in pieces is another answer."""
     monkeypatch.setattr("nanonet.export.agreement.SIZES", (4, 8, 16, 32, 64))
-    monkeypatch.setattr("nanonet.export.agreement.logits_of", count_tokens)
+    monkeypatch.setattr("nanonet.export.samples.logits_of", count_tokens)
     folder = RunFolder(run)
     texts, _ = make_texts(30, seed=5)
-    sample = Sample("these", texts, None, seen=False)
+    sample = TextSample("these", texts, None, seen=False)
     measure = Measure(plain_bundle / "model.onnx", folder.read_tokenizer(), 32, sample)
     counts = read_counts(folder)
     chosen = [measure.smallest_vocabulary(counts, wanted) for wanted in (0.0, 0.3, 1.0)]
@@ -138,7 +139,7 @@ def test_texts_that_training_read_do_not_choose_the_tokens_they_are_measured_wit
     tokenizer = TextTokenizer(folder.read_tokenizer(), 32)
     own = np.bincount(np.concatenate(tokenizer.encode(texts).ids), minlength=tokenizer.size)
     for seen, left in ((True, 3), (False, 3 + own)):
-        sample = Sample("these", texts, None, seen)
+        sample = TextSample("these", texts, None, seen)
         measure = Measure(plain_bundle / "model.onnx", folder.read_tokenizer(), 32, sample)
         assert (measure.counts_elsewhere(own + 3) == left).all()
 

@@ -71,9 +71,10 @@ engine = open_engine("openvino", bundle / "model.onnx", 1)
 np.testing.assert_allclose(run_rows(engine, rows), expected, atol=1e-4)
 for row, logits in zip(rows, expected, strict=True):
     np.testing.assert_allclose(run_rows(engine, [row])[0], logits, atol=1e-4)
-first = engine.run(rows[0][None], np.ones((1, 3), dtype=np.int64))
+mask = np.ones((1, 3), dtype=np.int64)
+first = engine.run({"input_ids": rows[0][None], "attention_mask": mask})
 kept = first.copy()
-engine.run(rows[0][None, ::-1].copy(), np.ones((1, 3), dtype=np.int64))
+engine.run({"input_ids": rows[0][None, ::-1].copy(), "attention_mask": mask})
 np.testing.assert_array_equal(first, kept)
 assert tune(bundle, seconds=0).choices
 assert "torch" not in sys.modules
@@ -96,9 +97,10 @@ def test_openvino_does_not_run_beside_torch():
 
 def test_an_answer_outlives_the_next_run(engine):
     """An engine that reuses its memory must not hand it out."""
-    first = engine.run(ROWS[0][None], np.ones((1, 3), dtype=np.int64))
+    mask = np.ones((1, 3), dtype=np.int64)
+    first = engine.run({"input_ids": ROWS[0][None], "attention_mask": mask})
     kept = first.copy()
-    engine.run(ROWS[0][None, ::-1].copy(), np.ones((1, 3), dtype=np.int64))
+    engine.run({"input_ids": ROWS[0][None, ::-1].copy(), "attention_mask": mask})
     np.testing.assert_array_equal(first, kept)
 
 
@@ -110,7 +112,8 @@ class Recorder:
     def __init__(self):
         self.shapes = []
 
-    def run(self, input_ids, attention_mask):
+    def run(self, feed):
+        input_ids, attention_mask = feed["input_ids"], feed["attention_mask"]
         assert input_ids.dtype == attention_mask.dtype == np.int64
         assert (input_ids[attention_mask == 0] == 0).all()
         self.shapes.append(input_ids.shape)

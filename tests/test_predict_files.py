@@ -398,7 +398,7 @@ def test_ctrl_c_says_how_to_go_on(bundle, half, monkeypatch):
     write_table(half / "a.jsonl", {"text": ["a", "b", "c", "d", "e", "g"]})
     arguments = ["predict", bundle, "--input", half / "a.jsonl", "--output", half / "o.csv"]
     with monkeypatch.context() as patched:
-        patched.setattr(batch, "answer", interrupt)
+        patched.setattr(batch.Classify, "answer", interrupt)
         refuse(*arguments, parts=["o.csv is not finished", "same command goes on"], status=130)
     assert "6 texts (4 of them answered before)" in succeed(*arguments).err
 
@@ -425,9 +425,11 @@ MEMORY = r"""
 import re, sys
 from pathlib import Path
 import numpy as np
+from functools import partial
 from nanonet.cli.predict import files_of
 from nanonet.data import writers
-from nanonet.runtime.batch import predict_file
+from nanonet.data.readers import stream_texts
+from nanonet.runtime.batch import Classify, predict_file
 from nanonet.tasks.labels import LabelSet
 
 class Predictor:
@@ -439,10 +441,10 @@ class Progress:
     def update(self, *_): pass
 
 writers._ROW_GROUP_ROWS = 4096  # or the smaller file would not fill one
-predictor = Predictor()
+answerer = Classify(Predictor())
 bundle, source, output = sys.argv[1:]
-files = files_of(source, output, "text", predictor.labels)
-print(predict_file(predictor, Path(bundle), Path(output), files, Progress()).rows)
+files = files_of(source, output, answerer.types, partial(stream_texts, column="text"))
+print(predict_file(answerer, Path(bundle), Path(output), files, Progress()).rows)
 # Not ru_maxrss, which counts what the parent process had.
 print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

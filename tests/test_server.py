@@ -14,7 +14,7 @@ from nanonet.core.errors import BundleError
 from nanonet.runtime.predictor import Predictor
 from nanonet.runtime.requests import Limits
 from nanonet.runtime.server import create_server
-from nanonet.runtime.service import ServerSettings, text_work
+from nanonet.runtime.service import ServerSettings
 from servers import running
 
 LIMITS = Limits(body_bytes=20_000, texts=8, characters=1000)
@@ -311,7 +311,7 @@ def test_overload_is_refused_and_what_was_accepted_is_answered(gated):
 
 def test_a_request_that_would_take_longer_than_the_budget(gated):
     with running(gated, ServerSettings(2.0)) as (client, server):
-        work = text_work("a " * 500, gated.manifest.max_length)
+        work = server.service.served.work("a " * 500)
         server.service.batcher._throughput.rate = work  # one such text per second
         fits = client.predict(texts=["a " * 500])
         assert fits.status == 200

@@ -10,7 +10,12 @@ from nanonet.core.config import DataConfig, SummarizationConfig
 from nanonet.core.errors import DataError
 from nanonet.core.machine import cache_folder
 from nanonet.data import documents as documents_module
-from nanonet.data.documents import DocumentTable, documents_from_lists, read_documents
+from nanonet.data.documents import (
+    DocumentTable,
+    documents_from_lists,
+    read_documents,
+    stream_documents,
+)
 from nanonet.data.writers import write_table
 from nanonet.tasks.rouge import Rouge
 from stories import chosen, make_stories, write_lines
@@ -21,9 +26,9 @@ def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NANONET_CACHE", str(tmp_path / "cache"))
 
 
-def read(path, *, labeled: bool = True, keep_all: bool = False, **columns: str) -> DocumentTable:
-    settings = DataConfig(**columns)
-    return read_documents(str(path), settings, "en", labeled=labeled, keep_all=keep_all)
+def read(path, *, labeled: bool = True, **columns: str) -> DocumentTable:
+    use = "required" if labeled else "ignored"
+    return read_documents(str(path), DataConfig(**columns), "en", labels=use)
 
 
 STORY = ["the apple is old", "iron and tin", "a pear"]
@@ -125,8 +130,8 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path):
     ]
     free = read(tmp_path / "a.jsonl", labeled=False)
     assert (len(free.documents), free.dropped_empty) == (8, 3)
-    everything = read(tmp_path / "a.jsonl", labeled=False, keep_all=True)
-    assert len(everything.documents) == len(rows)
+    blocks = list(stream_documents(tmp_path / "a.jsonl", DataConfig()))
+    assert [len(documents) for documents, _ in blocks] == [len(rows)]
 
 
 def test_five_thousand_sentences(tmp_path):

@@ -158,8 +158,8 @@ class Scaled:
         self._inner = tuning.open_engine(DEFAULT, model, threads)
         self._factor = factor
 
-    def run(self, input_ids, attention_mask):
-        return self._factor * self._inner.run(input_ids, attention_mask)
+    def run(self, feed):
+        return self._factor * self._inner.run(feed)
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,9 @@ def test_a_damaged_file_is_as_none(copy, case):
 
 def test_a_predictor_uses_what_was_recorded(copy, monkeypatch):
     record(copy, a_tuning(copy, choice(threads=1, chunk=77)))
-    from nanonet.runtime import predictor as module
-
     seen = []
-    real = module.open_engine
-    monkeypatch.setattr(module, "open_engine", lambda *a: seen.append(a) or real(*a))
+    real = choices.open_engine
+    monkeypatch.setattr(choices, "open_engine", lambda *a: seen.append(a) or real(*a))
     predictor = Predictor.load(copy)
     assert seen == [(DEFAULT, copy / MODEL, 1)]
     assert predictor._tokens_per_chunk == 77

@@ -12,6 +12,7 @@ from nanonet.cli.summaries import (
     is_summarizer,
     refuse_summary_options,
 )
+from nanonet.core.archive import opened_bundle
 from nanonet.core.errors import DataError
 
 
@@ -38,9 +39,10 @@ def evaluate(
     from nanonet.core.bundle import is_bundle
 
     path = existing_run_or_bundle(run_or_bundle)
-    if is_summarizer(path):
-        evaluate_summaries(path, data, settings, budget, block_trigrams, as_json)
-        return
+    with opened_bundle(path) as folder:
+        if is_summarizer(folder):
+            evaluate_summaries(folder, data, settings, budget, block_trigrams, as_json)
+            return
     refuse_summary_options(budget, block_trigrams)
     table = read(data, settings, labels="required")
     if path.is_file() or is_bundle(path):

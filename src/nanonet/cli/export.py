@@ -7,7 +7,7 @@ import click
 
 from nanonet.cli.common import data_set_option, existing_folder, need, read
 from nanonet.cli.fastest import keep_fastest
-from nanonet.cli.summaries import is_summarizer
+from nanonet.cli.summaries import is_summarizer, read_for
 from nanonet.core.errors import ConfigError
 
 
@@ -47,8 +47,8 @@ from nanonet.core.errors import ConfigError
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
-    help="Write nothing if fewer texts than this share are answered as before.  [default: a"
-    " warning below 0.99]",
+    help="Write nothing if less than this share is answered as before: of the texts, or of the"
+    " sentences that a summarizer chooses.  [default: a warning below 0.99]",
 )
 @click.option(
     "--tune",
@@ -91,10 +91,14 @@ def export(
             "--data and --min-agreement go with --quantize, --trim-vocabulary or --tune: nothing"
             " else is measured"
         )
-    table = None if data is None else read(data, settings, labels="optional")
     folder, target = existing_folder(run), Path(out)
-    if tune and is_summarizer(folder):
-        raise ConfigError("--tune measures classifiers only: leave it out for a summarizer")
+    table = None
+    if data is not None:
+        table = (
+            read_for(folder, data, settings, "optional")
+            if is_summarizer(folder)
+            else read(data, settings, labels="optional")
+        )
     manifest = exporter.export(
         folder, target, compression=compression, data=table, overwrite=overwrite
     )
@@ -102,17 +106,15 @@ def export(
         manifest = keep_fastest(exporter, folder, target, manifest, compression, table, quantize)
     size = sum(f.stat().st_size for f in Path(out).iterdir())
     difference = manifest.metrics["largest_difference_from_torch"]
+    kind = "a summarizer"
+    if manifest.task == "classification":
+        kind = f"{len(manifest.labels['names'])} classes"
     click.echo(
-        f"{out}: {manifest.learner['name']}, {len(manifest.labels['names'])} classes,"
+        f"{out}: {manifest.learner['name']}, {kind},"
         f" {size / 1e6:.1f} MB, quantization {manifest.quantization};"
         f" ONNX differs from torch by at most {difference:.1e}"
     )
     if "steps" in manifest.metrics:
-        if manifest.task != "classification":
-            click.echo(
-                "what this costs a summarizer is not measured: see nanonet evaluate", err=True
-            )
-            return
         _show_steps(manifest.metrics, need("nanonet.export.agreement", "nanonet export").AGREEMENT)
 
 
@@ -130,12 +132,12 @@ def _tokens(vocabulary: str | None) -> int | str | None:
 def _show_steps(metrics: dict[str, Any], limit: float) -> None:
     """Show what each step towards a smaller model cost, and warn where it cost much."""
     steps, measured_on = metrics["steps"], metrics["measured_on"]
-    has_accuracy = steps[-1]["accuracy"] is not None
-    click.echo(f"{'':24s}      MB  agreement{'  accuracy' if has_accuracy else ''}")
-    for step in steps:
+    scores = [_scores(step) for step in steps]
+    click.echo(f"{'':24s}      MB  agreement{''.join(f'{name:>10s}' for name in scores[-1])}")
+    for step, own in zip(steps, scores, strict=True):
         agreement = "" if step["agreement"] is None else f"{step['agreement']:.4f}"
-        accuracy = f"    {step['accuracy']:.4f}" if has_accuracy else ""
-        click.echo(f"{step['name']:24s}  {step['bytes'] / 1e6:6.1f}  {agreement:>9s}{accuracy}")
+        shown = "".join(f"{value:10.4f}" for value in own.values())
+        click.echo(f"{step['name']:24s}  {step['bytes'] / 1e6:6.1f}  {agreement:>9s}{shown}")
     if measured_on is None:
         click.echo(
             "warning: agreement was not measured, as the run's texts are gone or have changed:"
@@ -146,10 +148,15 @@ def _show_steps(metrics: dict[str, Any], limit: float) -> None:
     click.echo(f"measured on {measured_on}")
     if steps[-1]["agreement"] < limit:
         click.echo(
-            f"warning: {1 - steps[-1]['agreement']:.1%} of these texts are answered otherwise than"
-            " before: keep more tokens or bits, or check the accuracy with nanonet evaluate",
+            f"warning: {1 - steps[-1]['agreement']:.1%} of the answers are other ones than before:"
+            " keep more tokens or bits, or check what they are worth with nanonet evaluate",
             err=True,
         )
+
+
+def _scores(step: dict[str, Any]) -> dict[str, float]:
+    accuracy = {} if step["accuracy"] is None else {"accuracy": step["accuracy"]}
+    return accuracy | (step.get("rouge") or {})
 
 
 def _export_hub(run: str, out: str, overwrite: bool) -> None:

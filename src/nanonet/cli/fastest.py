@@ -1,7 +1,7 @@
 """`nanonet export --tune`: measured on this machine, the fastest form of a bundle is kept."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nanonet.data.readers import TextTable
     from nanonet.runtime.choices import Tuning
 
-AGREEMENT = 0.99  # share of texts that a faster form must answer as before, if none is asked for
+AGREEMENT = 0.99  # with the answers before, that a faster form must have, if none is asked for
 
 
 def keep_fastest(
@@ -40,6 +40,7 @@ def keep_fastest(
         The manifest of what stands at ``out`` then.
     """
     from nanonet.core.files import new_folder
+    from nanonet.data.documents import DocumentTable
     from nanonet.runtime import choices, tuning
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -53,9 +54,11 @@ def keep_fastest(
             made = exporter.export(run, variants["int8"], compression=small, data=table)
             manifests["int8"] = made
             agreement["int8"] = made.metrics["steps"][-1]["agreement"] or 0.0
-        texts = [] if table is None else table.texts
+        texts: Sequence[str | Sequence[str]] = [] if table is None else table.texts
+        if isinstance(table, DocumentTable):
+            texts = [document.sentences for document in table.documents]
         measured = tuning.compare(variants, texts=texts)
-        _show(measured, agreement)
+        _show(measured, agreement, "texts" if manifest.task == "classification" else "windows")
         wanted = AGREEMENT if compression.min_agreement is None else compression.min_agreement
         agreeing = [name for name in variants if agreement[name] >= wanted]
         best = min(agreeing, key=lambda name: tuning.cost(measured[name].choices[0], "both"))
@@ -67,13 +70,14 @@ def keep_fastest(
         return manifests[best]
 
 
-def _show(measured: "Mapping[str, Tuning]", agreement: Mapping[str, float]) -> None:
-    """Show what was measured, the best of each number of threads."""
-    click.echo("bits         engine         threads  batch 1 ms  texts/s  agreement")
+def _show(measured: "Mapping[str, Tuning]", agreement: Mapping[str, float], unit: str) -> None:
+    """Show what was measured, the best of each number of threads; a row of the model is a unit."""
+    per_second = f"{unit}/s"
+    click.echo(f"bits         engine         threads  batch 1 ms  {per_second:>9s}  agreement")
     for name, found in measured.items():
         for choice in found.choices:
-            per_second = 1e3 / choice.batched_ms
+            rate = 1e3 / choice.batched_ms
             click.echo(
                 f"{name:<11s}  {choice.engine:<13s}  {choice.threads:>7d}"
-                f"  {choice.single_ms:>10.2f}  {per_second:>7.0f}  {agreement[name]:>9.4f}"
+                f"  {choice.single_ms:>10.2f}  {rate:>9.0f}  {agreement[name]:>9.4f}"
             )

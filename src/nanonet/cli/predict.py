@@ -1,9 +1,10 @@
 """`nanonet predict`."""
 
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,14 +15,15 @@ from nanonet.cli.summaries import (
     budget_option,
     is_summarizer,
     refuse_summary_options,
-    summarize,
 )
+from nanonet.core.archive import opened_bundle
+from nanonet.core.config import DataConfig
 from nanonet.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from nanonet.runtime.batch import Files
-    from nanonet.runtime.predictor import Predictor
-    from nanonet.tasks.labels import LabelSet
+    from collections.abc import Callable, Mapping
+
+    from nanonet.runtime.batch import Answerer, Answers, Blocks, Files
 
 PIPE = "-"
 _PAUSE = 0.02  # seconds without a line after which the lines so far are answered
@@ -30,9 +32,7 @@ _PAUSE = 0.02  # seconds without a line after which the lines so far are answere
 @click.command()
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option(
-    "--input", "source", metavar="FILE", help="Texts to classify; -: JSON lines of a pipe."
-)
+@click.option("--input", "source", metavar="FILE", help="Texts to answer; -: JSON lines of a pipe.")
 @click.option(
     "--output",
     metavar="FILE",
@@ -82,8 +82,9 @@ def predict(
     probability. FILE may be larger than the memory; the same command goes on where a killed one
     stopped.
 
-    A summarizer answers with the columns text, summary and sentences: number, characters from start
-    to end, score and text of each sentence chosen.
+    A summarizer reads the column text, or sentences: lists of them. It answers with the columns
+    text, summary and sentences: number, characters from start to end, score and text of each
+    sentence chosen.
     """
     if bool(texts) == bool(source):
         raise ConfigError("give either TEXTs or --input FILE")
@@ -92,52 +93,98 @@ def predict(
             raise ConfigError("--output goes with --input")
         if settings:
             raise ConfigError("--set names columns: it goes with --input")
-    if is_summarizer(Path(bundle)):
-        if engine == "ray" or PIPE in (source, output):
-            raise ConfigError("a summarizer reads files: leave --engine ray and - out")
-        how = (texts, source, output, threads, settings, budget, block_trigrams)
-        summarize(Path(bundle), *how)
-        return
-    refuse_summary_options(budget, block_trigrams)
-    if source is None:
-        _predict_texts(bundle, list(texts), threads)
-        return
-    column = data_config(settings).text_column
-    if engine == "ray":
-        _predict_folder(bundle, source, output, column, workers, threads, overwrite)
-        return
-    if workers is not None:
+    if workers is not None and engine != "ray":
         raise ConfigError("--workers goes with --engine ray")
-    if output in (None, PIPE):
-        _predict_to_pipe(bundle, source, column, threads)
-    else:
-        _predict_file(bundle, source, str(output), column, threads, overwrite)
+    if engine == "ray" and Path(bundle).is_file():
+        raise ConfigError("--engine ray needs the bundle's folder: unzip it where all nodes see it")
+    with opened_bundle(Path(bundle)) as folder:
+        work = _work(folder, data_config(settings), budget, block_trigrams)
+        if source is None:
+            answers = work.load(str(folder), threads).answer(texts)
+            click.echo(work.show(answers))
+        elif engine == "ray":
+            _predict_folder(work, folder, source, output, workers, threads, overwrite)
+        elif output in (None, PIPE):
+            _predict_to_pipe(work, work.load(str(folder), threads), source)
+        else:
+            _predict_file(work, folder, source, str(output), threads, overwrite)
 
 
-def _predict_texts(bundle: str, texts: list[str], threads: int) -> None:
-    """Answer texts of the command line."""
-    from nanonet.runtime.batch import answer
+@dataclass(frozen=True)
+class _Work:
+    """What is done with the bundles of a task.
 
-    answers = answer(_load(bundle, threads), texts)
-    for text, _, name, probability in zip(*answers.values(), strict=True):
-        click.echo(f"{name}\t{probability:.3f}\t{text}")
+    Attributes:
+        unit: what a row is called.
+        load: makes what answers rows, of a folder and a number of threads.
+        read: yields the rows of a source.
+        asked: what decides the answers beside bundle and rows; the columns too.
+        show: answers as the screen shows them.
+    """
+
+    unit: str
+    load: "Callable[[str, int], Answerer]"
+    read: "Callable[..., Blocks]"
+    asked: dict[str, str]
+    show: "Callable[[Answers], str]"
 
 
-def _predict_to_pipe(bundle: str, source: str, column: str, threads: int) -> None:
-    """Answer a file or standard input on standard output."""
+def _work(folder: Path, data: DataConfig, budget: str | None, block: bool | None) -> _Work:
+    """Return how to do what is asked of a bundle."""
+    if is_summarizer(folder):
+        from nanonet.data.documents import stream_documents
+
+        columns = {"sentences column": data.sentences_column, "text column": data.text_column}
+        length = {"budget": str(budget), "trigram blocking": str(block)}
+        load = partial(_load_summarizer, budget=budget, block_trigrams=block)
+        documents = partial(stream_documents, columns=data)
+        return _Work("documents", load, documents, columns | length, _show_summaries)
     from nanonet.data.readers import stream_texts
+
+    refuse_summary_options(budget, block)
+    texts, asked = partial(stream_texts, column=data.text_column), {"text column": data.text_column}
+    return _Work("texts", _load_classifier, texts, asked, _show_classes)
+
+
+def _load_classifier(folder: str, threads: int) -> "Answerer":
+    from nanonet.runtime.batch import Classify
+    from nanonet.runtime.predictor import Predictor
+
+    return Classify(Predictor.load(folder, threads=threads))
+
+
+def _load_summarizer(
+    folder: str, threads: int, budget: str | None, block_trigrams: bool | None
+) -> "Answerer":
+    from nanonet.runtime.batch import Summarize
+    from nanonet.runtime.summarizer import Summarizer
+
+    summarizer = Summarizer.load(folder, threads=threads)
+    return Summarize(summarizer, summarizer.selection(budget, block_trigrams))
+
+
+def _show_classes(answers: "Answers") -> str:
+    rows = zip(*answers.values(), strict=True)
+    return "\n".join(f"{name}\t{probability:.3f}\t{text}" for text, _, name, probability in rows)
+
+
+def _show_summaries(answers: "Answers") -> str:
+    return "\n\n".join(answers["summary"])
+
+
+def _predict_to_pipe(work: _Work, answerer: "Answerer", source: str) -> None:
+    """Answer a file or standard input on standard output."""
     from nanonet.runtime.batch import predict_stream
 
-    predictor = _load(bundle, threads)
     name = "stdin" if source == PIPE else source
-    with RowProgress(name, quiet=sys.stdout.isatty()) as progress:
+    with RowProgress(name, work.unit, quiet=sys.stdout.isatty()) as progress:
         # Every block is flushed: what reads the pipe waits for it.
-        blocks = stream_texts(source, column, pause=_PAUSE)
-        predict_stream(predictor, blocks, partial(click.echo, nl=False), progress)
+        blocks = work.read(source, pause=_PAUSE)
+        predict_stream(answerer, blocks, partial(click.echo, nl=False), progress)
 
 
 def _predict_file(
-    bundle: str, source: str, output: str, column: str, threads: int, overwrite: bool
+    work: _Work, folder: Path, source: str, output: str, threads: int, overwrite: bool
 ) -> None:
     """Answer a file or standard input in a file."""
     from nanonet.data.formats import SUPPORTED, file_format
@@ -154,10 +201,10 @@ def _predict_file(
         raise ConfigError(f"--output {output} is a folder: name a file")
     if not target.parent.is_dir():
         raise DataError(f"cannot write {output}: folder {target.parent} does not exist")
-    predictor = _load(bundle, threads)
-    files = files_of(source, output, column, predictor.labels)
-    with RowProgress(output) as progress:
-        done = predict_file(predictor, Path(bundle), target, files, progress, overwrite=overwrite)
+    answerer = work.load(str(folder), threads)
+    files = files_of(source, output, answerer.types, work.read)
+    with RowProgress(output, work.unit) as progress:
+        done = predict_file(answerer, folder, target, files, progress, overwrite=overwrite)
     if done.outdated:
         click.echo(
             f"warning: {source} has changed since the work on {output} began: {done.outdated} "
@@ -168,10 +215,10 @@ def _predict_file(
 
 
 def _predict_folder(
-    bundle: str,
+    work: _Work,
+    folder: Path,
     source: str,
     output: str | None,
-    column: str,
     workers: int | None,
     threads: int,
     overwrite: bool,
@@ -183,13 +230,14 @@ def _predict_folder(
     if output in (None, PIPE) or source == PIPE:
         raise ConfigError("--engine ray needs the folders --input and --output")
     checked_format(Path("answers.parquet"))
-    with RowProgress(str(output)) as progress:
+    with RowProgress(str(output), work.unit) as progress:
         predict_folder(
-            Path(bundle),
+            folder,
             existing_folder(source),
             Path(str(output)),
-            files_of,
-            column,
+            work.load,
+            partial(files_of, read=work.read),
+            work.asked,
             progress,
             workers=workers,
             threads=threads or 1,
@@ -198,24 +246,19 @@ def _predict_folder(
     click.echo(f"{output}: {progress.summary()}", err=True)
 
 
-def files_of(source: str, output: str, column: str, labels: "LabelSet") -> "Files":
-    """Return how the rows of ``source`` are read and their answers written."""
+def files_of(
+    source: str, output: str, types: "Mapping[str, Any]", read: "Callable[..., Blocks]"
+) -> "Files":
+    """Return how the rows of ``source`` are read and their answers, of these types, written."""
     from nanonet.data.formats import file_format
-    from nanonet.data.readers import stream_texts
     from nanonet.data.writers import join_tables, write_table
-    from nanonet.runtime.batch import Files, answer_types
+    from nanonet.runtime.batch import Files
 
     known = file_format(output)
     assert known is not None, "checked before"
     return Files(
-        blocks=stream_texts(source, column, allow_nul=not known.is_csv),
+        blocks=read(source, allow_nul=not known.is_csv),
         suffix=known.suffix,
-        write=partial(write_table, types=answer_types(labels)),
+        write=partial(write_table, types=types),
         join=join_tables,
     )
-
-
-def _load(bundle: str, threads: int) -> "Predictor":
-    from nanonet.runtime.predictor import Predictor
-
-    return Predictor.load(bundle, threads=threads)

@@ -13,8 +13,9 @@ _LINE_EVERY = 30.0  # seconds
 class RowProgress:
     """Shows the rows done of a job, their rate and the time left (see `runtime.batch.Progress`)."""
 
-    def __init__(self, name: str, *, quiet: bool = False) -> None:
+    def __init__(self, name: str, unit: str = "texts", *, quiet: bool = False) -> None:
         self._name = name
+        self._unit = unit
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
@@ -52,7 +53,8 @@ class RowProgress:
         seconds = time.monotonic() - self._since
         rate = (self._rows - self._reused) / seconds if seconds > 0 else 0.0
         before = f" ({self._reused:,} of them answered before)" if self._reused else ""
-        return f"{self._rows:,} texts{before}, {rate:,.0f} texts/s"
+        digits = 0 if rate >= 10 else 1
+        return f"{self._rows:,} {self._unit}{before}, {rate:,.{digits}f} {self._unit}/s"
 
 
 def _bar(name: str) -> tuple[Any, Any]:

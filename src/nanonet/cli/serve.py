@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from nanonet.cli.summaries import is_summarizer
+from nanonet.core.archive import opened_bundle
 from nanonet.core.errors import ConfigError, MissingExtraError
 
 TOKEN_VARIABLE = "NANONET_TOKEN"
@@ -74,8 +76,10 @@ def serve(
 ) -> None:
     """Answer HTTP requests with a bundle, without torch.
 
-    POST /predict takes {"text": "..."} or {"texts": [...]}; a page to try texts is at /, the
-    reference of all routes at /docs. SIGTERM and Ctrl-C answer what was accepted, then stop.
+    POST /predict takes {"text": "..."} or {"texts": [...]}, for a summarizer also {"sentences":
+    [...]}; a page to try texts is at /, the reference of all routes at /docs. SIGTERM and Ctrl-C
+    answer what was accepted, then stop.
+
     Requests are logged to stderr as lines of JSON, without their texts.
     """
     if not threads:
@@ -92,16 +96,19 @@ def serve(
     from nanonet.runtime.predictor import Predictor
     from nanonet.runtime.requests import Limits
     from nanonet.runtime.service import ServerSettings
+    from nanonet.runtime.summarizer import Summarizer
 
     limits = Limits(max_body_bytes, max_texts, max_characters)
     settings = ServerSettings(max_latency_ms / 1000, limits, read_token(token_file))
     with bind(host, port) as listener:
-        predictor = Predictor.load(bundle, threads=threads)
+        with opened_bundle(Path(bundle)) as folder:
+            kind = Summarizer if is_summarizer(folder) else Predictor
+            model = kind.load(folder, threads=threads)
         listener.listen(BACKLOG)  # from the next line on, clients may come
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         click.echo(f"{bundle} is served at {url}")
-        server.serve(predictor, settings, listener)
+        server.serve(model, settings, listener)
 
 
 def read_token(file: str | None) -> str | None:

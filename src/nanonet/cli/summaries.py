@@ -1,16 +1,18 @@
-"""What `nanonet evaluate` and `nanonet predict` do with a summarizer."""
+"""Options of summarizers, and what `nanonet evaluate` does with one."""
 
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanonet.cli.common import need
+from nanonet.cli.common import data_config, need
 from nanonet.core.bundle import MANIFEST, is_bundle
-from nanonet.core.config import DataConfig, build, parse_set
 from nanonet.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nanonet.data.readers import LabelUse
 
 TASK = "summarization"
 budget_option = click.option(
@@ -62,11 +64,11 @@ def evaluate_summaries(
     from nanonet.scoring import summarization as scoring
 
     if is_bundle(path):
-        table = read_labeled(data, settings, _language(path))
+        table = read_for(path, data, settings, "required")
         scores = scoring.evaluate_bundle(path, table, budget, block_trigrams)
     else:
         need("nanonet.training.train", "scoring a run")
-        table = read_labeled(data, settings, _language(path))
+        table = read_for(path, data, settings, "required")
         scores = scoring.evaluate_run(path, table, budget, block_trigrams)
     for warning in scores.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -87,64 +89,11 @@ def evaluate_summaries(
         )
 
 
-def read_labeled(data: str, settings: tuple[str, ...], language: str) -> Any:
-    """Read documents with labels or summaries."""
+def read_for(path: Path, data: str, settings: tuple[str, ...], labels: "LabelUse") -> Any:
+    """Read documents for the summarizer of a bundle or run (see `read_documents`)."""
     from nanonet.data.documents import read_documents
 
-    return read_documents(data, _columns(settings), language, labeled=True)
-
-
-def summarize(
-    bundle: Path,
-    documents: tuple[str, ...],
-    source: str | None,
-    output: str | None,
-    threads: int,
-    settings: tuple[str, ...],
-    budget: str | None,
-    block_trigrams: bool | None,
-) -> None:
-    """Summarize documents with a bundle and print or write the summaries."""
-    from nanonet.data.documents import read_documents
-    from nanonet.data.writers import write_table
-    from nanonet.runtime.summarizer import Summarizer, summarize_scored
-    from nanonet.tasks.budgets import Budget
-    from nanonet.tasks.documents import split_text
-
-    summarizer = Summarizer.load(bundle, threads=threads)
-    trained = summarizer.settings
-    wanted = Budget.parse(trained.budget if budget is None else budget)
-    block = trained.block_trigrams if block_trigrams is None else block_trigrams
-    if source is None:
-        made = [split_text(text, trained.language) for text in documents]
-    else:
-        columns = _columns(settings)
-        table = read_documents(source, columns, trained.language, labeled=False, keep_all=True)
-        made = table.documents
-    pairs = zip(made, summarizer.score(made), strict=True)
-    summaries = [summarize_scored(d, logits, wanted, block) for d, logits in pairs]
-    if source is None:
-        click.echo("\n\n".join(summary.text for summary in summaries))
-        return
-    rows = [{"text": d.text, **s.to_json()} for d, s in zip(made, summaries, strict=True)]
-    if output is None:
-        for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False))
-        return
-    columns_out: dict[str, list[Any]] = {key: [row[key] for row in rows] for key in rows[0]}
-    if Path(output).suffix.lower() in (".csv", ".tsv"):  # a cell holds no list
-        columns_out["sentences"] = [
-            json.dumps(s, ensure_ascii=False) for s in columns_out["sentences"]
-        ]
-    write_table(output, columns_out)
-    click.echo(f"{output}: {len(rows)} documents", err=True)
-
-
-def _columns(settings: tuple[str, ...]) -> DataConfig:
-    over = parse_set(settings)
-    if set(over) - {"data"}:
-        raise ConfigError(f"--set {settings[0]}: only keys under data.* apply here")
-    return build(DataConfig, over.get("data", {}), "data")
+    return read_documents(data, data_config(settings), _language(path), labels=labels)
 
 
 def _language(path: Path) -> str:

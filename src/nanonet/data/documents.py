@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from nanonet.core.errors import DataError
 from nanonet.core.files import write_json
 from nanonet.core.machine import cache_folder
 from nanonet.data.checks import clean_text
-from nanonet.data.formats import file_format, read_blocks
-from nanonet.data.readers import TextTable
-from nanonet.tasks.documents import Document, join_sentences, split_text
+from nanonet.data.formats import Block, file_format
+from nanonet.data.readers import HUB, STDIN, LabelUse, TextTable, open_blocks, refuse_nul
+from nanonet.tasks.documents import Document, make_document, split_text
 from nanonet.tasks.labels import Label, listing, place, quoted
 from nanonet.tasks.rouge import Rouge
 
+# Of a block: a tenth of that of short texts, for a document takes far longer than they do.
+BLOCK_CHARACTERS = 2**20
 ORACLE_VERSION = 1  # of the search: raise it when its answers change
 NO_SENTENCES = "without a sentence"
 NO_ANSWER = "without labels or summary"
@@ -77,7 +79,7 @@ class _Row:
 
 
 def read_documents(
-    source: str, columns: DataConfig, language: str, *, labeled: bool, keep_all: bool = False
+    source: str, columns: DataConfig, language: str, *, labels: LabelUse
 ) -> DocumentTable:
     """Read documents from a file.
 
@@ -85,25 +87,23 @@ def read_documents(
         source: a .parquet, .jsonl, .ndjson, .csv or .tsv file.
         columns: names of the columns.
         language: of raw texts.
-        labeled: give labels and references; documents that have none, or none that can be used,
-            are left out and counted.
-        keep_all: keep documents without sentences too.
+        labels: ``required``: give labels and references; documents that have none, or none that
+            can be used, are left out and counted. ``optional``: the same, if the file has such
+            columns. ``ignored``: do not.
 
     Raises:
         DataError: the file, a row or a value cannot be used, or no document is left.
         MissingExtraError: Parquet, sentence splitting or ROUGE needs a package.
     """
     names = {"sentences": columns.sentences_column, "text": columns.text_column}
-    if labeled:
+    if labels != "ignored":
         names |= {"labels": columns.labels_column, "summary": columns.summary_column}
-    numbers, records = _read_records(source, set(names.values()))
+    numbers, records = _read_records(source, columns, list(names.values()))
     available = {key for record in records for key in record}
     if not available & {names["sentences"], names["text"]}:
-        raise DataError(
-            f"{source} has no column {quoted(names['sentences'])} or {quoted(names['text'])};"
-            " name one with --set data.sentences_column=NAME or data.text_column=NAME"
-        )
-    if labeled and not available & {names["labels"], names["summary"]}:
+        raise _no_text(source, columns)
+    labeled = labels != "ignored" and bool(available & {names["labels"], names["summary"]})
+    if labels == "required" and not labeled:
         raise DataError(
             f"{source} has no column {quoted(names['labels'])} or {quoted(names['summary'])}:"
             " give labels (0 or 1 per sentence) or summaries, or name their column with"
@@ -113,7 +113,33 @@ def read_documents(
         _make_row(source, number, record, names, language)
         for number, record in zip(numbers, records, strict=True)
     ]
-    return _make_table(source, rows, labeled, keep_all)
+    return _make_table(source, rows, labeled)
+
+
+def stream_documents(
+    source: str | Path, columns: DataConfig, *, allow_nul: bool = True, pause: float | None = None
+) -> Iterator[tuple[list[str | list[str]], float]]:
+    """Yield (documents, fraction of the source that has been read) block by block.
+
+    A document is its text, or the list of its sentences where the row gives one; every row is kept,
+    a missing text as ``""``. See `stream_texts`.
+
+    Raises:
+        DataError: anything unusable.
+        MissingExtraError: Parquet or ``.zst`` needs a package that is not installed.
+    """
+    names = {"sentences": columns.sentences_column, "text": columns.text_column}
+    wanted = list(names.values())
+    name, blocks, chosen = _open(str(source), columns, wanted, pause, BLOCK_CHARACTERS)
+    for block in blocks:
+        documents = []
+        for number, cells in block.rows:
+            where = place(name, number)
+            document = _parts(dict(zip(chosen, cells, strict=True)), where, names)
+            if not allow_nul:
+                refuse_nul("".join(document), where, wanted[isinstance(document, str)])
+            documents.append(document)
+        yield documents, block.fraction
 
 
 def documents_from_lists(
@@ -151,25 +177,37 @@ def documents_from_lists(
             record["labels" if has_labels else "summary"] = answer
         names = {key: key for key in ("sentences", "text", "labels", "summary")}
         rows.append(_make_row(source, i + 1, record, names, language))
-    return _make_table(source, rows, known is not None, keep_all=False)
+    return _make_table(source, rows, known is not None)
 
 
 def _make_row(
     source: str, number: int, record: Mapping[str, Any], names: Mapping[str, str], language: str
 ) -> _Row:
     where = place(source, number)
-    sentences = _list(record.get(names["sentences"]), where, names["sentences"])
-    if sentences is not None:
-        parts = [clean_text(s, where, names["sentences"], "a sentence") for s in sentences]
-        document = join_sentences(parts)
-    else:
-        raw = record.get(names["text"])
-        document = split_text(clean_text(raw, where, names["text"]), language)
+    parts = _parts(record, where, names)
+    is_text = isinstance(parts, str)
+    document = make_document(parts, language)
     return _Row(
         number,
         document,
-        _labels_of(record, where, names, document, sentences is not None),
+        _labels_of(record, where, names, document, not is_text),
         _summary_of(record, where, names, language),
+    )
+
+
+def _parts(record: Mapping[str, Any], where: str, names: Mapping[str, str]) -> str | list[str]:
+    """Return the sentences of a row or, where it has none, its text."""
+    sentences = _list(record.get(names["sentences"]), where, names["sentences"])
+    if sentences is None:
+        return clean_text(record.get(names["text"]), where, names["text"])
+    return [clean_text(s, where, names["sentences"], "a sentence") for s in sentences]
+
+
+def _no_text(where: str, columns: DataConfig) -> DataError:
+    return DataError(
+        f"{where} has no column {quoted(columns.sentences_column)} or"
+        f" {quoted(columns.text_column)}; name one with --set data.sentences_column=NAME or"
+        " data.text_column=NAME"
     )
 
 
@@ -231,12 +269,12 @@ def _label(value: Any, where: str, column: str) -> int:
     return int(value)
 
 
-def _make_table(source: str, rows: list[_Row], labeled: bool, keep_all: bool) -> DocumentTable:
+def _make_table(source: str, rows: list[_Row], labeled: bool) -> DocumentTable:
     """Return the rows that can be used, with labels for all or for none."""
     left_out: Counter[str] = Counter()
     kept: list[_Row] = []
     for row in rows:
-        if reason := _unusable(row, labeled, keep_all):
+        if reason := _unusable(row, labeled):
             left_out[reason] += 1
         else:
             kept.append(row)
@@ -264,10 +302,10 @@ def _make_table(source: str, rows: list[_Row], labeled: bool, keep_all: bool) ->
     )
 
 
-def _unusable(row: _Row, labeled: bool, keep_all: bool) -> str | None:
+def _unusable(row: _Row, labeled: bool) -> str | None:
     """Return why a row must be left out, or None."""
     if not row.document.has_words:
-        return None if keep_all else NO_SENTENCES
+        return NO_SENTENCES
     if not labeled:
         return None
     if row.labels is not None:
@@ -317,18 +355,37 @@ def _oracle_labels(pairs: list[tuple[list[str], list[str]]]) -> list[list[int]]:
     return labels
 
 
-def _read_records(source: str, wanted: set[str]) -> tuple[list[int], list[dict[str, Any]]]:
+def _read_records(
+    source: str, columns: DataConfig, wanted: list[str]
+) -> tuple[list[int], list[dict[str, Any]]]:
     """Return line or row numbers, and of each row the columns that are wanted."""
-    names: list[str] = []
-    known = file_format(source)
-    is_json = known is not None and known.suffix in (".jsonl", ".ndjson")
-
-    def pick(_: str, available: Sequence[str]) -> list[str]:
-        there = [name for name in available if name in wanted] or list(available[:1])
-        names[:] = sorted(wanted) if is_json else there  # each line of JSON has keys of its own
-        return names
-
-    rows = [row for block in read_blocks(Path(source), pick, gaps=True) for row in block.rows]
-    pairs = (zip(names, cells, strict=True) for _, cells in rows)
-    records = [{k: v for k, v in row if k in wanted and v is not None} for row in pairs]
+    _, blocks, chosen = _open(source, columns, wanted)
+    rows = [row for block in blocks for row in block.rows]
+    pairs = (zip(chosen, cells, strict=True) for _, cells in rows)
+    records = [{k: v for k, v in row if v is not None} for row in pairs]
     return [number for number, _ in rows], records
+
+
+def _open(
+    source: str,
+    columns: DataConfig,
+    wanted: list[str],
+    pause: float | None = None,
+    characters: int | None = None,
+) -> tuple[str, Iterator[Block], list[str]]:
+    """Return a source's name, its rows and, filled with the first of them, their columns."""
+    if source.startswith(HUB):
+        raise DataError(f"{source}: documents are read from files; download it and give a file")
+    known = file_format(source)
+    is_json = source == STDIN or (known is not None and known.suffix in (".jsonl", ".ndjson"))
+    chosen: list[str] = []
+
+    def pick(where: str, available: Sequence[str]) -> list[str]:
+        there = [name for name in wanted if name in available]
+        if not there:
+            raise _no_text(where, columns)
+        chosen[:] = wanted if is_json else there  # each line of JSON has keys of its own
+        return chosen
+
+    name, blocks = open_blocks(source, pick, pause, gaps=True, characters=characters)
+    return name, blocks, chosen

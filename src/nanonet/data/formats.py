@@ -27,7 +27,7 @@ COMPRESSIONS = {"": "Parquet", ".gz": "gzip", ".zst": "zstd"}
 SUPPORTED = ".csv, .tsv, .jsonl, .ndjson (each also as .gz and .zst) and .parquet"
 BLOCK_ROWS = 4096
 PARQUET_ROWS = 1024  # read at once
-BLOCK_CHARACTERS = 2**23  # of the first chosen column: bounds memory where texts are long
+BLOCK_CHARACTERS = 2**23  # of the chosen columns: bounds memory where texts are long
 _FILES_COMPARED = 1000
 
 Row = tuple[int, tuple[Any, ...]]  # line (text files) or row, from 1; the chosen columns' values
@@ -71,11 +71,14 @@ def file_format(path: str | Path) -> FileFormat | None:
     return FileFormat(suffix, compression)
 
 
-def read_blocks(path: Path, pick: Pick, gaps: bool = False) -> Iterator[Block]:
+def read_blocks(
+    path: Path, pick: Pick, gaps: bool = False, characters: int | None = None
+) -> Iterator[Block]:
     """Yield the rows of a file in blocks of at most ``BLOCK_ROWS``, cut where they always are.
 
     Only the columns that ``pick`` chooses are read; values are as the format gives them. With
-    ``gaps``, a line of JSON may lack keys, whose values are None then. Raises
+    ``gaps``, a line of JSON may lack all but one of them, whose values are None then. A block also
+    ends after so many ``characters`` (None: ``BLOCK_CHARACTERS``). Raises
     ``DataError`` for what is no such file or a broken row, ``MissingExtraError`` where Parquet or
     ``.zst`` needs a package that is not installed.
     """
@@ -85,7 +88,7 @@ def read_blocks(path: Path, pick: Pick, gaps: bool = False) -> Iterator[Block]:
         raise DataError(f"{path}: unknown file type; supported are {SUPPORTED}")
     try:
         with _open_rows(path, known, pick, gaps) as (rows, fraction):
-            while block := _take(rows):
+            while block := _take(rows, characters):
                 yield Block(block, fraction(block[-1][0]))
     except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -94,7 +97,12 @@ def read_blocks(path: Path, pick: Pick, gaps: bool = False) -> Iterator[Block]:
 
 
 def arriving_blocks(
-    stream: BinaryIO, source: str, pick: Pick, pause: float | None = None
+    stream: BinaryIO,
+    source: str,
+    pick: Pick,
+    pause: float | None = None,
+    gaps: bool = False,
+    characters: int | None = None,
 ) -> Iterator[Block]:
     """Yield the rows of a JSONL stream in blocks, as `read_blocks` does for a file.
 
@@ -106,7 +114,7 @@ def arriving_blocks(
 
     def read() -> None:
         try:
-            for row in _jsonl_rows(stream, source, pick):
+            for row in _jsonl_rows(stream, source, pick, gaps):
                 arrived.put(row)
             arrived.put(None)
         except Exception as error:
@@ -125,7 +133,7 @@ def arriving_blocks(
     # No system-independent call tells whether a pipe holds another line; a thread can wait for it.
     Thread(target=read, daemon=True).start()
     while not ended:
-        rows = _take(until_pause())
+        rows = _take(until_pause(), characters)
         if rows:
             yield Block(rows, 0.0)
     if ended[0] is not None:
@@ -178,17 +186,23 @@ def first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _take(rows: Iterator[Row]) -> list[Row]:
+def _take(rows: Iterator[Row], characters: int | None) -> list[Row]:
     """Return the rows of the next block, none at the end."""
     block: list[Row] = []
-    characters = 0
+    left = BLOCK_CHARACTERS if characters is None else characters
     for row in rows:
         block.append(row)
-        value = row[1][0]
-        characters += len(value) if isinstance(value, str) else 0
-        if len(block) == BLOCK_ROWS or characters >= BLOCK_CHARACTERS:
+        left -= sum(map(_characters, row[1]))
+        if len(block) == BLOCK_ROWS or left <= 0:
             break
     return block
+
+
+def _characters(value: Any) -> int:
+    """Return the length of a text, or of a list of texts."""
+    if isinstance(value, list):
+        return sum(len(part) for part in value if isinstance(part, str))
+    return len(value) if isinstance(value, str) else 0
 
 
 def _damaged(path: Path, known: FileFormat, error: Exception) -> DataError:
@@ -317,11 +331,10 @@ def _jsonl_rows(
         record = _json_object(line, place(source, number))
         if not picked:
             first, picked, keys = number, pick(place(source, number), list(record)), set(record)
-        for key in picked:
-            if key not in record and not gaps:
-                raise DataError(
-                    f"{place(source, number)}: no key {quoted(key)}; add it to this line"
-                )
+        missing = [key for key in picked if key not in record]
+        if missing and (not gaps or len(missing) == len(picked)):
+            keys_wanted = " or ".join(map(quoted, missing if gaps else missing[:1]))
+            raise DataError(f"{place(source, number)}: no key {keys_wanted}; add it to this line")
         if not record.keys() <= keys:
             keys |= set(record)
             added = set(pick(place(source, number), list(record))) - set(picked)

@@ -17,13 +17,20 @@ from typing import Any, Literal
 from nanonet.core.errors import DataError, MissingExtraError
 from nanonet.core.registry import did_you_mean
 from nanonet.data.checks import clean_label, clean_name, clean_text
-from nanonet.data.formats import arriving_blocks, file_format, first_line, read_blocks
+from nanonet.data.formats import (
+    Block,
+    Pick,
+    arriving_blocks,
+    file_format,
+    first_line,
+    read_blocks,
+)
 from nanonet.tasks.labels import Label, as_numbers, listing, place, quoted
 
 LabelUse = Literal["required", "optional", "ignored"]
 
 STDIN = "-"
-_HUB = "hub:"
+HUB = "hub:"
 _NUMBER_WITH_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")
 
 
@@ -76,7 +83,7 @@ def read_table(
     needs a package that is not installed.
     """
     name = str(source)
-    if name.startswith(_HUB):
+    if name.startswith(HUB):
         raw = _read_hub(name, columns, labels)
     else:
         raw = _read_file(Path(source), columns, labels)
@@ -97,28 +104,48 @@ def stream_texts(
     the hub needs a package that is not installed.
     """
     name = str(source)
-    if name.startswith(_HUB):
+    if name.startswith(HUB):
         yield read_table(name, Columns(text=column), labels="ignored", keep_empty=True).texts, 1.0
         return
     pick = partial(_pick, columns=Columns(text=column), labels="ignored")
-    if name == STDIN:
-        name = "stdin"
-        if sys.stdin is None:
-            raise DataError("stdin is closed; give --input FILE")
-        # Not sys.stdin: a thread that waits in it would break the interpreter's exit.
-        stream = open(0, "rb", closefd=False)  # noqa: SIM115
-        blocks = arriving_blocks(stream, name, pick, pause)
-    else:
-        blocks = read_blocks(Path(source), pick)
+    name, blocks = open_blocks(name, pick, pause)
     for block in blocks:
-        texts = [clean_text(cells[0], place(name, row), column) for row, cells in block.rows]
-        nul = None if allow_nul else next((i for i, t in enumerate(texts) if "\0" in t), None)
-        if nul is not None:
-            raise DataError(
-                f"{place(name, block.rows[nul][0])}, column {quoted(column)}: holds a NUL "
-                "character, which CSV cannot; write .jsonl or .parquet"
-            )
+        texts = []
+        for row, (value,) in block.rows:
+            texts.append(clean_text(value, place(name, row), column))
+            if not allow_nul:
+                refuse_nul(texts[-1], place(name, row), column)
         yield texts, block.fraction
+
+
+def open_blocks(
+    source: str,
+    pick: Pick,
+    pause: float | None = None,
+    *,
+    gaps: bool = False,
+    characters: int | None = None,
+) -> tuple[str, Iterator[Block]]:
+    """Return what to call a file or, for ``-``, standard input, and the blocks of its rows.
+
+    See `read_blocks` and `arriving_blocks`.
+    """
+    if source != STDIN:
+        return source, read_blocks(Path(source), pick, gaps, characters)
+    if sys.stdin is None:
+        raise DataError("stdin is closed; give --input FILE")
+    # Not sys.stdin: a thread that waits in it would break the interpreter's exit.
+    stream = open(0, "rb", closefd=False)  # noqa: SIM115
+    return "stdin", arriving_blocks(stream, "stdin", pick, pause, gaps, characters)
+
+
+def refuse_nul(text: str, where: str, column: str) -> None:
+    """Raise ``DataError`` for a text that a CSV file cannot hold."""
+    if "\0" in text:
+        raise DataError(
+            f"{where}, column {quoted(column)}: holds a NUL character, which CSV cannot; "
+            "write .jsonl or .parquet"
+        )
 
 
 def table_from_lists(
@@ -247,9 +274,9 @@ def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
         raise MissingExtraError("hub datasets", "train") from error
     # It tells of every attempt to reach the hub, several lines each; the error says enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    dataset_name, _, split = name.removeprefix(_HUB).partition(":")
+    dataset_name, _, split = name.removeprefix(HUB).partition(":")
     if not dataset_name:
-        raise DataError(f"{name}: no dataset is named; write {_HUB}NAME or {_HUB}NAME:SPLIT")
+        raise DataError(f"{name}: no dataset is named; write {HUB}NAME or {HUB}NAME:SPLIT")
     try:
         dataset = datasets.load_dataset(dataset_name, split=split or "train")
     # The package raises errors of a dozen unrelated kinds: of its own, of the hub client, of the

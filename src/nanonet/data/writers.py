@@ -25,14 +25,17 @@ _ROW_GROUP_ROWS = 2**16
 _ROW_GROUP_BYTES = 2**26
 
 Table = Mapping[str, Sequence[object]]
-Types = Mapping[str, type]  # of each column: str, int or float
+# str, int or float; a list of one kind; a record of several.
+Kind = type | list[Any] | Mapping[str, Any]
+Types = Mapping[str, Kind]  # of each column
 
 
 def write_table(path: str | Path, columns: Table, types: Types | None = None) -> None:
     """Write columns of equal length n to ``path``, in the format of its name.
 
     The file appears complete or not at all, and replaces an older one. ``types`` says what a
-    Parquet file's columns hold; without it, their values do, and no rows have no types. Raises
+    Parquet file's columns hold; without it, their values do, and no rows have no types. In CSV,
+    lists and records are written as JSON. Raises
     ``DataError`` when the format is unknown, the columns differ in length, a value does not fit
     the format, or the file cannot be written; ``MissingExtraError`` for Parquet or ``.zst``
     without pyarrow.
@@ -120,7 +123,12 @@ def _write_csv(stream: TextIO, path: Path, columns: Table, delimiter: str) -> No
                     f"cannot write {path}: row {number}, column {quoted(name)} holds a NUL "
                     "character, which CSV cannot; write .jsonl or .parquet"
                 )
-        writer.writerow(row)
+        writer.writerow([_csv_cell(value) for value in row])
+
+
+def _csv_cell(value: object) -> object:
+    is_nested = isinstance(value, list | Mapping)
+    return json.dumps(value, ensure_ascii=False) if is_nested else value
 
 
 def _write_jsonl(stream: TextIO, columns: Table) -> None:
@@ -131,8 +139,7 @@ def _write_jsonl(stream: TextIO, columns: Table) -> None:
 
 def _write_parquet(part: Path, path: Path, columns: Table, types: Types | None) -> None:
     pyarrow = need_pyarrow("writing Parquet")
-    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
-    schema = types and pyarrow.schema([(name, kinds[types[name]]) for name in columns])
+    schema = types and pyarrow.schema([(n, _arrow_type(types[n], pyarrow)) for n in columns])
     values = {name: list(column) for name, column in columns.items()}
     try:
         table = pyarrow.table(values, schema=schema)
@@ -142,6 +149,14 @@ def _write_parquet(part: Path, path: Path, columns: Table, types: Types | None) 
             "make each column one kind"
         ) from error
     pyarrow.parquet.write_table(table, part, compression="zstd")
+
+
+def _arrow_type(kind: Kind, pyarrow: Any) -> Any:
+    if isinstance(kind, list):
+        return pyarrow.list_(_arrow_type(kind[0], pyarrow))
+    if isinstance(kind, Mapping):
+        return pyarrow.struct([(name, _arrow_type(k, pyarrow)) for name, k in kind.items()])
+    return {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}[kind]
 
 
 def _join_parquet(parts: Sequence[Path], new: Path) -> None:

@@ -34,7 +34,9 @@ class NanoNetSummarizer(BundleEstimator):
         backbone: ``minilm``, a folder or a Hugging Face id.
         steps: training steps; None: as the recipe says.
         settings: further settings by full key, such as ``{"summarization.language": "de"}``.
-        quantize: ``none`` or ``int8``.
+        quantize: bits of the weights, as for `nanonet export`.
+        trim_vocabulary: how many tokens to keep for their frequency; ``auto``: as few as choose
+            sentences as before; None: all.
         random_state: the seed; None or a generator: one is drawn from it.
         run_dir: where to keep the run folder; None: a temporary one, deleted after fitting.
         verbose: show progress.
@@ -54,7 +56,8 @@ class NanoNetSummarizer(BundleEstimator):
         backbone: str = "minilm",
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
-        quantize: Literal["none", "int8"] = "none",
+        quantize: Literal["none", "int8", "int8-static", "mixed", "int4"] = "none",
+        trim_vocabulary: int | Literal["auto"] | None = None,
         random_state: int | np.random.RandomState | None = 0,
         run_dir: str | Path | None = None,
         verbose: bool = False,
@@ -65,6 +68,7 @@ class NanoNetSummarizer(BundleEstimator):
         self.steps = steps
         self.settings = settings
         self.quantize = quantize
+        self.trim_vocabulary = trim_vocabulary
         self.random_state = random_state
         self.run_dir = run_dir
         self.verbose = verbose
@@ -100,7 +104,8 @@ class NanoNetSummarizer(BundleEstimator):
         held_out = None
         if validation is not None:
             held_out = documents_from_lists(*validation, language, "validation")
-        self._train(config, lambda: TrainingTables(labeled, free, held_out))
+        tables = TrainingTables(labeled, free, held_out)
+        self._train(config, lambda: tables, free or labeled)
         return self
 
     def _load(self, bundle: Path) -> None:

@@ -20,9 +20,9 @@ from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
 from nanonet.data.checks import fingerprint
 from nanonet.data.readers import TextTable
-from nanonet.export.agreement import Sample, draw_sample, run_sample
 from nanonet.export.model import Compression, write_model
 from nanonet.export.pretrained import write_config, write_tokenizer_config
+from nanonet.export.samples import Sample, draw_sample, run_sample
 from nanonet.models.backbones import load_backbone, load_special_tokens
 from nanonet.models.cohort import Cohort, Learner, build_cohort
 from nanonet.training.checkpoint import read_tensors
@@ -74,8 +74,8 @@ def export(
         run_path: a finished run.
         out: the folder to write.
         compression: how much smaller the model is to be.
-        data: texts to measure that on, with or without labels; None: texts of the run, where
-            their file still is what it was.
+        data: texts (documents for a summarizer) to measure that on, with or without labels; None:
+            those of the run, where their file still is what it was.
         overwrite: whether a bundle that stands at ``out`` may be replaced.
 
     Raises:
@@ -143,14 +143,10 @@ def _manifest(
 def _sample(
     run: RunFolder, config: Config, inputs: dict[str, Any], data: TextTable | None
 ) -> Sample | None:
-    if config.task != "classification":
-        if data is not None:
-            raise BundleError("what a smaller summarizer costs is not measured: leave --data out")
-        return None
     if data is None:
         return run_sample(config, inputs, run.read_labels())
     known = [inputs.get(name, {}).get("fingerprint") for name in ("labeled", "unlabeled")]
-    return draw_sample(data, run.read_labels(), seen=fingerprint(data) in known)
+    return draw_sample(config, data, run.read_labels(), seen=fingerprint(data) in known)
 
 
 def _write_beside(

@@ -1,50 +1,22 @@
-"""What a smaller model costs: how many texts it answers as the original does, and its accuracy."""
+"""What a smaller model costs: how far it answers as the original does, and how well."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.core.config import Config
-from nanonet.core.errors import BundleError, DataError
-from nanonet.data.checks import fingerprint
-from nanonet.data.readers import LabelUse, TextTable, read_table
+from nanonet.core.errors import BundleError
 from nanonet.export.graph import open_session
+from nanonet.export.samples import Sample
 from nanonet.export.vocabulary import kept_tokens, trim_tokenizer
-from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.tokenization import Ids, TextTokenizer, length_chunks, pad
-from nanonet.training.inputs import columns_of
+from nanonet.tasks.base import Row, Window
+from nanonet.tasks.tokenization import Ids
 from nanonet.training.run_folder import RunFolder
 
-TEXTS = 1000  # measured on, at most
-AGREEMENT = 0.99  # share of texts that a smaller model should answer as the original does
-TOKENS_PER_CHUNK, MAX_PADDING = 2048, 0.1
+AGREEMENT = 0.99  # of the answers of a smaller model with the original's, that it should have
 # Vocabularies that are tried: each a quarter larger than the one before.
 SIZES = tuple(round(500 * 1.25**k) for k in range(28))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Texts to measure on.
-
-    Attributes:
-        source: where they are from, for messages.
-        texts: (n,).
-        truth: class indexes (n,); None where there are no labels.
-        seen: whether training has read them: their tokens are among the run's token counts.
-    """
-
-    source: str
-    texts: list[str]
-    truth: NDArray[np.int64] | None
-    seen: bool
-
-    def describe(self) -> str:
-        """Return it as part of a sentence."""
-        return f"{len(self.texts)} texts of {self.source}"
 
 
 @dataclass(frozen=True)
@@ -54,60 +26,17 @@ class Step:
     Attributes:
         name: of the step.
         bytes: of model and tokenizer.
-        agreement: share of the sample's texts that are answered as the first model answers them;
-            None where there is no sample.
+        agreement: with the first model's answers, see `Sample.agreement`; None where there is no
+            sample.
         accuracy: on the sample; None without labels.
+        rouge: on the sample, by metric; None without references.
     """
 
     name: str
     bytes: int
     agreement: float | None
     accuracy: float | None
-
-
-def draw_sample(table: TextTable, labels: LabelSet, seen: bool) -> Sample:
-    """Return at most `TEXTS` of a table's texts, the same ones each time.
-
-    Raises:
-        DataError: a label that training never saw.
-    """
-    rows = np.sort(np.random.default_rng(len(table.texts)).permutation(len(table.texts))[:TEXTS])
-    truth = None
-    if table.labels is not None and not seen:  # accuracy on training texts says nothing
-        truth = labels.encode(table.labels, table.source, table.rows, table.names)[rows]
-    return Sample(table.source, [table.texts[i] for i in rows], truth, seen)
-
-
-def run_sample(config: Config, inputs: dict[str, Any], labels: LabelSet) -> Sample | None:
-    """Return texts that a run was trained with, if their file still is what it was.
-
-    The unlabelled ones where there are any. None: they were given as lists, or have changed.
-    """
-    reading: tuple[tuple[str, LabelUse], ...] = (("unlabeled", "ignored"), ("labeled", "required"))
-    for name, use in reading:
-        known = inputs.get(name, {})
-        try:
-            table = read_table(str(known.get("source", "")), columns_of(config.data), labels=use)
-        except DataError:
-            continue
-        if fingerprint(table) == known.get("fingerprint"):
-            return draw_sample(table, labels, seen=True)
-    return None
-
-
-def logits_of(session: Any, ids: Sequence[Ids]) -> NDArray[np.float32]:
-    """Return logits (n, C) of n rows of token ids."""
-    out: dict[int, NDArray[np.float32]] = {}
-    for feed, rows in batches(ids):
-        out |= dict(zip(rows.tolist(), session.run(["logits"], feed)[0], strict=True))
-    return np.stack([out[i] for i in range(len(ids))])
-
-
-def batches(ids: Sequence[Ids]) -> list[tuple[dict[str, Ids], Ids]]:
-    """Return inputs of the model and the rows that each holds."""
-    chunks = length_chunks([len(row) for row in ids], MAX_PADDING, TOKENS_PER_CHUNK)
-    names = ("input_ids", "attention_mask")
-    return [(dict(zip(names, pad([ids[i] for i in c]), strict=True)), c) for c in chunks]
+    rouge: dict[str, float] | None = None
 
 
 class Measure:
@@ -127,31 +56,32 @@ class Measure:
         self._tokenizer = tokenizer
         if sample is not None:
             self._session = open_session(model)
-            self._ids = self.encode(tokenizer)
-            self._answers = logits_of(self._session, self._ids).argmax(-1)
+            self._rows = self.encode(tokenizer)
+            self._answers = sample.answers(self._session, self._rows, range(len(self._rows)))
 
-    def encode(self, tokenizer: str) -> list[Ids]:
-        """Return the token ids of the sample's texts."""
-        texts = [] if self.sample is None else self.sample.texts
-        return TextTokenizer(tokenizer, self._max_length).encode(texts).ids
+    def encode(self, tokenizer: str) -> list[list[Row]]:
+        """Return the rows of each of the sample's texts."""
+        return [] if self.sample is None else self.sample.rows(tokenizer, self._max_length)
 
     def step(self, name: str, model: Path, tokenizer: str) -> Step:
         """Measure a model and note it."""
-        agreement = accuracy = None
+        agreement, scores = None, dict[str, float]()
         if self.sample is not None:
-            answers = logits_of(open_session(model), self.encode(tokenizer)).argmax(-1)
-            agreement = float((answers == self._answers).mean())
-            if self.sample.truth is not None:
-                accuracy = float((answers == self.sample.truth).mean())
+            rows = self.encode(tokenizer)
+            answers = self.sample.answers(open_session(model), rows, range(len(rows)))
+            agreement = self.sample.agreement(answers, self._answers)
+            scores = self.sample.scores(answers)
         size = model.stat().st_size + len(tokenizer.encode())
-        self.steps.append(Step(name, size, agreement, accuracy))
+        rouge = {key: value for key, value in scores.items() if key != "accuracy"} or None
+        self.steps.append(Step(name, size, agreement, scores.get("accuracy"), rouge))
         return self.steps[-1]
 
     def counts_elsewhere(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return token counts (V,) of a run's texts without those of the sample."""
         if self.sample is None or not self.sample.seen:
             return counts
-        return counts - np.bincount(np.concatenate(self._ids), minlength=len(counts))
+        own = [ids_of(row) for rows in self._rows for row in rows]
+        return counts - np.bincount(np.concatenate(own), minlength=len(counts))
 
     def smallest_vocabulary(self, counts: NDArray[np.int64], wanted: float) -> int:
         """Return the least of `SIZES` whose tokens answer enough texts as before.
@@ -164,19 +94,40 @@ class Measure:
             counts: how often each token occurs in the run's texts, (V,).
             wanted: share of texts.
         """
+        assert self.sample is not None
         others = self.counts_elsewhere(counts)
         best = len(counts)
         for n in sorted((s for s in SIZES if s < len(counts)), reverse=True):
             kept = kept_tokens(self._tokenizer, others, n)
-            ids = [kept[row] for row in self.encode(trim_tokenizer(self._tokenizer, kept))]
-            changed = [i for i, row in enumerate(ids) if not np.array_equal(row, self._ids[i])]
-            answers = self._answers.copy()
-            if changed:
-                answers[changed] = logits_of(self._session, [ids[i] for i in changed]).argmax(-1)
-            if (answers == self._answers).mean() < wanted:
+            small = self.encode(trim_tokenizer(self._tokenizer, kept))
+            rows = [[renumbered(row, kept) for row in own] for own in small]
+            changed = [i for i, own in enumerate(rows) if not are_equal(own, self._rows[i])]
+            answers = list(self._answers)
+            for i, answer in zip(
+                changed, self.sample.answers(self._session, rows, changed), strict=True
+            ):
+                answers[i] = answer
+            if self.sample.agreement(answers, self._answers) < wanted:
                 break
             best = n
         return best
+
+
+def ids_of(row: Row) -> Ids:
+    """Return a row's token ids."""
+    return row.ids if isinstance(row, Window) else row
+
+
+def renumbered(row: Row, kept: Ids) -> Row:
+    """Return a row of a trimmed vocabulary with the ids of the whole one."""
+    return replace(row, ids=kept[row.ids]) if isinstance(row, Window) else kept[row]
+
+
+def are_equal(rows: list[Row], others: list[Row]) -> bool:
+    """Return whether a text's rows hold the same tokens."""
+    if len(rows) != len(others):
+        return False
+    return all(np.array_equal(ids_of(a), ids_of(b)) for a, b in zip(rows, others, strict=True))
 
 
 def read_counts(run: RunFolder) -> NDArray[np.int64]:

@@ -54,10 +54,15 @@ def export_hub(run_path: Path, out: Path, *, overwrite: bool = False) -> dict[st
     """
     run = RunFolder(run_path)
     summary = run.read_summary()
+    config, inputs = run.read_config()
+    if config.task != "classification":
+        raise BundleError(
+            f"run {run_path} is a summarizer's, which Hugging Face's format has no place for:"
+            " export a bundle"
+        )
     check_free(out, overwrite)
     name = str(summary["selected"])
     learner = load_cohort(run)[name].merged()
-    config, inputs = run.read_config()
     facts: dict[str, Any] = {
         "labels": run.read_json("labels.json"),
         "max_length": config.data.max_length,

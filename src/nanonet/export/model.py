@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from nanonet.core.bundle import MODEL
 from nanonet.core.errors import BundleError
-from nanonet.export.agreement import AGREEMENT, Measure, Sample, batches, read_counts
+from nanonet.export.agreement import AGREEMENT, Measure, read_counts
 from nanonet.export.graph import check_parity, write_onnx
 from nanonet.export.quantization import Quantization, quantize
+from nanonet.export.samples import Sample, batches
 from nanonet.export.vocabulary import kept_tokens, trim_embeddings, trim_tokenizer
 from nanonet.models.cohort import Learner
 from nanonet.training.run_folder import RunFolder
@@ -24,8 +25,8 @@ class Compression:
         quantize: how many bits its weights are held in, see `quantization.quantize`.
         vocabulary: how many tokens are kept for their frequency; ``auto``: as few as answer texts
             as before; None: all.
-        min_agreement: share of texts that must be answered as before, or nothing is written; None:
-            it is only reported.
+        min_agreement: see `Sample.agreement`; with less, nothing is written; None: it is only
+            reported.
     """
 
     quantize: Quantization = "none"
@@ -89,7 +90,8 @@ def write_model(
         metrics["vocabulary"] = {"kept": len(kept), "of": len(counts), "frequent": n}
         measure.step(f"{len(kept)} of {len(counts)} tokens", path, tokenizer)
     if compression.quantize != "none":
-        feeds = [f for f, _ in batches(measure.encode(tokenizer))[:CALIBRATION_BATCHES]]
+        rows = [row for own in measure.encode(tokenizer) for row in own]
+        feeds = [f for f, _ in batches(rows)[:CALIBRATION_BATCHES]]
         quantize(path, compression.quantize, feeds)
         measure.step(compression.quantize, path, tokenizer)
     metrics["steps"] = [asdict(step) for step in measure.steps]
@@ -121,7 +123,7 @@ def _check_agreement(measure: Measure, compression: Compression) -> None:
         return
     if found < wanted:
         raise BundleError(
-            f"the smaller model answers {found:.2%} of {measure.sample.describe()} as before, less"
+            f"the smaller model answers {found:.2%} as before on {measure.sample.describe()}, less"
             f" than --min-agreement {wanted}; nothing was written: keep more tokens or bits, or"
             " ask for less agreement"
         )

@@ -21,7 +21,7 @@ Quantization = Literal["none", "int8", "int8-static", "mixed", "int4"]
 GROUP = 32  # embedding features that share a scale in 4 bits
 BLOCK = 64  # inputs of a linear map that share a scale in 4 bits
 
-Feed = dict[str, NDArray[np.int64]]
+Feed = dict[str, NDArray[Any]]
 
 
 def quantize(path: Path, kind: Quantization, feeds: Sequence[Feed]) -> None:
@@ -113,7 +113,8 @@ def _fix_scales(model: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
         probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [name for node in nodes for name in node.output[1:]]
-    seen = np.array([[float(v) for v in session.run(names, feed)] for feed in feeds])
+    known = [{i.name: feed[i.name] for i in session.get_inputs()} for feed in feeds]
+    seen = np.array([[float(v) for v in session.run(names, feed)] for feed in known])
     scales, zeros = seen[:, ::2], seen[:, 1::2]
     lows, highs = (-zeros * scales).min(0), ((255 - zeros) * scales).max(0)
     for node, low, high in zip(nodes, lows, highs, strict=True):

@@ -1,20 +1,20 @@
-"""Classify texts block by block, in constant memory: a stream, or a file that can be resumed.
+"""Answer rows block by block, in constant memory: a stream, or a file that can be resumed.
 
 While a file is written, its finished blocks lie beside it in the folder ``.NAME.partial``::
 
-    job.json                                    the bundle that answers
+    job.json                                    the bundle that answers, and what it is asked
     000000000000-000000004096-DIGEST.jsonl      the answers to rows 0 to 4095, whole
     000000004096-000000008192-DIGEST.jsonl      and so on
 
-The digest is that of the block's texts: a later call answers only the blocks that have no such
+The digest is that of the block's rows: a later call answers only the blocks that have no such
 file, whatever has become of the input. At the end the blocks are joined and renamed to the output.
 The runtime knows no file formats: what reads, writes and joins is passed in (see `Files`).
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +23,91 @@ from nanonet.core.bundle import MANIFEST
 from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import sha256_file, write_json
 from nanonet.runtime.predictor import Predictor
-from nanonet.tasks.labels import LabelSet
+from nanonet.runtime.summarizer import SENTENCE, Selection, Summarizer, make_documents
 
+Row = str | list[str]  # a text, or the sentences of one
 Answers = dict[str, list[Any]]  # column name -> values, all of the same length
-Blocks = Iterable[tuple[list[str], float]]  # texts, and the fraction of the source read after them
+Blocks = Iterable[tuple[Sequence[Row], float]]  # rows; fraction of the source read after them
 
 _JOB = "job.json"
+
+
+class Answerer(Protocol):
+    """A bundle that answers rows.
+
+    Attributes:
+        types: what the columns of its answers hold: str, int or float, lists or records of them.
+        asked: what decides its answers beside bundle and rows.
+    """
+
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """See above."""
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        """See above."""
+
+    def answer(self, rows: Sequence[Any]) -> Answers:
+        """Return a value in every column for each row."""
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Answers texts with their classes; see `Answerer`."""
+
+    predictor: Predictor
+    asked: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        label = type(self.predictor.labels.values[0])
+        return {"text": str, "label": label, "label_name": str, "probability": float}
+
+    def answer(self, rows: Sequence[str]) -> Answers:
+        """Return the columns text, label, label_name and probability of n texts."""
+        labels = self.predictor.labels
+        probabilities = self.predictor.predict_proba(rows)  # (n, classes)
+        best = probabilities.argmax(-1)
+        return {
+            "text": list(rows),
+            "label": [labels.values[i] for i in best],
+            "label_name": [labels.names[i] for i in best],
+            "probability": [
+                round(float(p[i]), 6) for p, i in zip(probabilities, best, strict=True)
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Summarize:
+    """Answers documents, texts or lists of sentences, with their summaries; see `Answerer`."""
+
+    summarizer: Summarizer
+    selection: Selection
+
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        return {"text": str, "summary": str, "sentences": [SENTENCE]}
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        """See `Answerer`."""
+        chosen = self.selection
+        return {"budget": str(chosen.budget), "block_trigrams": str(chosen.block_trigrams)}
+
+    def answer(self, rows: Sequence[Row]) -> Answers:
+        """Return the columns text, summary and sentences of n documents."""
+        documents = make_documents(rows, self.summarizer.settings.language)
+        scored = zip(documents, self.summarizer.score(documents), strict=True)
+        found = [self.selection.summary(*pair).to_json() for pair in scored]
+        return {
+            "text": [document.text for document in documents],
+            "summary": [row["summary"] for row in found],
+            "sentences": [row["sentences"] for row in found],
+        }
 
 
 class Progress(Protocol):
@@ -73,41 +152,24 @@ class Done:
     outdated: int
 
 
-def answer(predictor: Predictor, texts: list[str]) -> Answers:
-    """Return the columns text, label, label_name and probability of n texts."""
-    probabilities = predictor.predict_proba(texts)  # (n, classes)
-    best = probabilities.argmax(-1)
-    return {
-        "text": texts,
-        "label": [predictor.labels.values[i] for i in best],
-        "label_name": [predictor.labels.names[i] for i in best],
-        "probability": [round(float(p[i]), 6) for p, i in zip(probabilities, best, strict=True)],
-    }
-
-
-def answer_types(labels: LabelSet) -> dict[str, type]:
-    """Return what the columns of `answer` hold."""
-    return {"text": str, "label": type(labels.values[0]), "label_name": str, "probability": float}
-
-
 def predict_stream(
-    predictor: Predictor, blocks: Blocks, write: Callable[[str], None], progress: Progress
+    answerer: Answerer, blocks: Blocks, write: Callable[[str], None], progress: Progress
 ) -> int:
     """Write an answer as a JSON line for each row, block by block; return the number of rows."""
-    rows = 0
-    for texts, fraction in blocks:
-        columns = answer(predictor, texts)
+    done = 0
+    for rows, fraction in blocks:
+        columns = answerer.answer(rows)
         records = (
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         )
         write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-        rows += len(texts)
-        progress.update(rows, 0, fraction)
-    return rows
+        done += len(rows)
+        progress.update(done, 0, fraction)
+    return done
 
 
 def predict_file(
-    predictor: Predictor,
+    answerer: Answerer,
     bundle: Path,
     output: Path,
     files: Files,
@@ -118,19 +180,23 @@ def predict_file(
     """Write the answers to every row of an input to ``output``.
 
     The file appears complete or not at all. After a kill or an error, the same call answers what is
-    not answered yet. ``overwrite`` drops the unfinished work of another bundle.
+    not answered yet. ``overwrite`` drops unfinished work that another bundle began, or this one
+    when it was asked for something else.
 
     Raises:
-        RunError: there is unfinished work of another bundle.
+        RunError: there is such work.
         InterruptedRunError: Ctrl-C; finished blocks are kept.
         NanoNetError: whatever ``files`` raises; finished blocks are kept.
     """
     folder = output.with_name(f".{output.name}.partial")
-    _prepare(folder, bundle, output, overwrite)
+    # The manifest holds the checksums of the rest.
+    _prepare(
+        folder, {"bundle": sha256_file(bundle / MANIFEST), **answerer.asked}, output, overwrite
+    )
     found = set(folder.glob(f"*{files.suffix}"))
     parts: list[Path] = []
     try:
-        rows, reused = _answer_blocks(predictor, folder, files, progress, parts)
+        rows, reused = _answer_blocks(answerer, folder, files, progress, parts)
         whole = folder / output.name
         files.join(parts, whole)
         whole.replace(output)
@@ -147,40 +213,38 @@ def predict_file(
 
 
 def _answer_blocks(
-    predictor: Predictor, folder: Path, files: Files, progress: Progress, parts: list[Path]
+    answerer: Answerer, folder: Path, files: Files, progress: Progress, parts: list[Path]
 ) -> tuple[int, int]:
     """Add a file for every block to ``parts``; return (rows, rows that were answered before)."""
-    rows = reused = 0
+    done = reused = 0
 
-    def finish(texts: list[str]) -> int:
-        end = rows + len(texts)
-        part = folder / f"{rows:012}-{end:012}-{_digest(texts)}{files.suffix}"
+    def finish(rows: Sequence[Row]) -> int:
+        end = done + len(rows)
+        part = folder / f"{done:012}-{end:012}-{_digest(rows)}{files.suffix}"
         known = part.exists()
         if not known:
-            files.write(part, answer(predictor, texts))
+            files.write(part, answerer.answer(rows))
         parts.append(part)
-        return len(texts) if known else 0
+        return len(rows) if known else 0
 
-    for texts, fraction in files.blocks:
-        reused += finish(texts)
-        rows += len(texts)
-        progress.update(rows, reused, fraction)
+    for rows, fraction in files.blocks:
+        reused += finish(rows)
+        done += len(rows)
+        progress.update(done, reused, fraction)
     if not parts:
         finish([])  # no rows, but their columns
-    return rows, reused
+    return done, reused
 
 
-def _digest(texts: list[str]) -> str:
+def _digest(rows: Sequence[Row]) -> str:
     digest = blake2b(digest_size=16)
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "big") + data)
+    for row in rows:
+        digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 
 
-def _prepare(folder: Path, bundle: Path, output: Path, overwrite: bool) -> None:
-    """Make the folder of the parts, or find that of the same bundle."""
-    job = {"bundle": sha256_file(bundle / MANIFEST)}  # which holds the checksums of the rest
+def _prepare(folder: Path, job: dict[str, str], output: Path, overwrite: bool) -> None:
+    """Make the folder of the parts, or find that of the same job."""
     try:
         found = json.loads((folder / _JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -188,9 +252,12 @@ def _prepare(folder: Path, bundle: Path, output: Path, overwrite: bool) -> None:
     if found == job and not overwrite:
         return
     if found is not None and not overwrite:
+        before = found if isinstance(found, dict) else {}
+        others = [key for key in job if before.get(key) != job[key]] or list(job)
         raise RunError(
-            f"{folder} holds unfinished work on {output} with another bundle; finish it with that "
-            "one, or start afresh with --overwrite"
+            f"{folder} holds unfinished work on {output} with another "
+            f"{' and another '.join(others)}; finish it with that one, or start afresh with"
+            " --overwrite"
         )
     _drop(folder)
     folder.mkdir()

@@ -74,7 +74,7 @@ class Answer:
 
 @dataclass
 class _Request:
-    texts: Sequence[str]
+    texts: Sequence[Any]
     works: list[float]
     answer: "Future[Answer]" = field(default_factory=Future)
     rows: list[Any] = field(default_factory=list)  # the first ones; batches go in order
@@ -91,7 +91,7 @@ class Batcher:
     """Runs a model in one worker thread.
 
     Args:
-        run: texts to rows, as many and in the same order.
+        run: texts, of whatever kind, to rows, as many and in the same order.
         work: what one text costs, in a unit of your own (about its tokens); above 0.
         budget: seconds within which what is accepted shall be answered.
         observe: told of every batch.
@@ -99,8 +99,8 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[list[str]], Iterable[Any]],
-        work: Callable[[str], float],
+        run: Callable[[list[Any]], Iterable[Any]],
+        work: Callable[[Any], float],
         budget: float,
         observe: Observer = lambda texts, seconds: None,
     ) -> None:
@@ -114,7 +114,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="nanonet-model", daemon=True)
 
-    def start(self, warm_up: list[str]) -> None:
+    def start(self, warm_up: list[Any]) -> None:
         """Start the worker; it first runs ``warm_up`` three times to measure, then is ready."""
         self._warm_up = warm_up
         self._thread.start()
@@ -149,7 +149,7 @@ class Batcher:
         """Texts in the queue."""
         return len(self._queue)
 
-    def submit(self, texts: Sequence[str], late: float = 0.0) -> "Future[Answer]":
+    def submit(self, texts: Sequence[Any], late: float = 0.0) -> "Future[Answer]":
         """Accept a request, or refuse it.
 
         Args:

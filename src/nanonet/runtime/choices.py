@@ -14,10 +14,17 @@ from pathlib import Path
 
 from nanonet.core.bundle import MODEL, Manifest
 from nanonet.core.config import build
-from nanonet.core.errors import ConfigError
+from nanonet.core.errors import ConfigError, NanoNetError
 from nanonet.core.files import write_json
 from nanonet.core.machine import cache_folder, processor_name, usable_cores
-from nanonet.runtime.engines import DEFAULT, ENGINES, available_engines
+from nanonet.runtime.engines import (
+    DEFAULT,
+    ENGINES,
+    TOKENS_PER_CHUNK,
+    Engine,
+    available_engines,
+    open_engine,
+)
 
 TUNING, FORMAT = "tuning.json", 1
 LARGEST_FILE = 100_000  # bytes; ours has about a thousand
@@ -100,6 +107,30 @@ def recorded(bundle: Path, manifest: Manifest, threads: int = 0) -> Choice | Non
             if choice is not None and _is_usable(choice):
                 return choice
     return None
+
+
+def open_best(folder: Path, manifest: Manifest, threads: int, tune: bool) -> tuple[Engine, int]:
+    """Return what runs a bundle's model, and how many tokens at once.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        threads: CPU threads of one run; 0: as recorded, else one per core.
+        tune: first measure what is fastest here, and record it.
+    """
+    model = folder / MODEL
+    if tune:
+        from nanonet.runtime.tuning import tune as measure
+
+        measured = measure(folder, threads=threads)
+        record(folder, measured)
+        choice = measured.pick(threads)
+    else:
+        choice = recorded(folder, manifest, threads)
+    if choice is not None:
+        with suppress(NanoNetError):  # an engine that broke since: the default one still runs
+            return open_engine(choice.engine, model, choice.threads), choice.tokens_per_chunk
+    return open_engine(DEFAULT, model, threads), TOKENS_PER_CHUNK
 
 
 def _is_usable(choice: Choice) -> bool:

@@ -1,6 +1,6 @@
-"""Classify a folder of Parquet files on a Ray cluster, an output file for each input file.
+"""Answer a folder of Parquet files on a Ray cluster, an output file for each input file.
 
-Ray Data hands the files to a pool of actors, each of which holds a `Predictor`. Within an actor a
+Ray Data hands the files to a pool of actors, each of which holds the bundle. Within an actor a
 file goes the way of `predict_file`: block by block, whole or not at all, resumable. The folders
 must be where every node of the cluster sees them.
 """
@@ -8,7 +8,7 @@ must be where every node of the cluster sees them.
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from typing import Any
 from nanonet.core.bundle import MANIFEST, read_manifest
 from nanonet.core.errors import ConfigError, DataError, MissingExtraError, NanoNetError, RunError
 from nanonet.core.files import sha256_file, write_json
-from nanonet.runtime.batch import Files, Progress, predict_file
-from nanonet.runtime.predictor import Predictor
-from nanonet.tasks.labels import LabelSet
+from nanonet.runtime.batch import Answerer, Files, Progress, predict_file
 
-# Given an input file, an output file and the text column: how they are read and written.
-FilesOf = Callable[[str, str, str, LabelSet], Files]
+Load = Callable[[str, int], Answerer]  # of a bundle's folder, with so many threads
+# Given an input file, an output file and the types of the answers: how they are read and written.
+FilesOf = Callable[[str, str, Mapping[str, Any]], Files]
 
 _RECORD = (
     ".nanonet.json"  # in the output folder: what was answered with what; readers of Parquet skip it
@@ -32,11 +31,10 @@ class FileWorker:
     """Answers whole files: an actor of the pool."""
 
     def __init__(
-        self, bundle: str, column: str, threads: int, files_of: FilesOf, overwrite: bool
+        self, bundle: str, load: Load, threads: int, files_of: FilesOf, overwrite: bool
     ) -> None:
         self._bundle = Path(bundle)
-        self._column = column
-        self._predictor = Predictor.load(bundle, threads=threads)
+        self._answerer = load(bundle, threads)
         self._files_of = files_of
         self._overwrite = overwrite
 
@@ -59,9 +57,9 @@ class FileWorker:
 
     def _answer(self, source: str, output: str) -> int:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        files = self._files_of(source, output, self._column, self._predictor.labels)
+        files = self._files_of(source, output, self._answerer.types)
         return predict_file(
-            *(self._predictor, self._bundle, Path(output), files, _Silent()),
+            *(self._answerer, self._bundle, Path(output), files, _Silent()),
             overwrite=self._overwrite,
         ).rows
 
@@ -77,8 +75,9 @@ def predict_folder(
     bundle: Path,
     source: Path,
     output: Path,
+    load: Load,
     files_of: FilesOf,
-    column: str,
+    asked: Mapping[str, str],
     progress: Progress,
     *,
     workers: int | None = None,
@@ -95,8 +94,9 @@ def predict_folder(
         bundle: its folder, on every node.
         source: the folder of the input files, on every node; hidden files and folders are skipped.
         output: the folder of the answers, on every node; new, empty or of an earlier call.
-        files_of: how a file is read and written; Ray pickles it.
-        column: name of the text column.
+        load: makes what answers; Ray pickles it, as well as ``files_of``.
+        files_of: how a file is read and written.
+        asked: what decides the answers beside the bundle and the files, such as the text column.
         progress: told after every file.
         workers: actors; None: as the CPUs of the cluster allow.
         threads: CPUs of each actor.
@@ -118,7 +118,7 @@ def predict_folder(
         raise ConfigError(f"{output} and {source} lie in each other: choose another --output")
     read_manifest(bundle)
     names = _names(source)
-    job = {"bundle": sha256_file(bundle / MANIFEST), "text column": column}
+    job = {"bundle": sha256_file(bundle / MANIFEST), **asked}
     items = [
         {"source": str(source / name), "output": str(output / name)}
         for name in _todo(source, output, names, job, overwrite)
@@ -128,7 +128,7 @@ def predict_folder(
     rows, problems = 0, list[str]()
     try:
         with _cluster(ray):
-            actor = (str(bundle), column, threads, files_of, overwrite)
+            actor = (str(bundle), load, threads, files_of, overwrite)
             for count, row in enumerate(_answered(ray, items, actor, workers), start=1):
                 rows += int(row["rows"])
                 problems += [row["error"]] if row["error"] else []

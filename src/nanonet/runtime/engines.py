@@ -6,7 +6,7 @@ An engine is opened by name; `available_engines` says which ones this machine ha
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,27 +17,34 @@ from numpy.typing import NDArray
 from nanonet.core.errors import BundleError, MissingExtraError, NanoNetError
 from nanonet.core.machine import usable_cores
 from nanonet.core.registry import Registry
-from nanonet.tasks.tokenization import Ids, length_chunks, pad
+from nanonet.tasks.base import Window
+from nanonet.tasks.tokenization import Ids, length_chunks
+from nanonet.tasks.windows import feed_of
 
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "logits"
+WINDOW_INPUTS = (*INPUTS, "token_type_ids", "pooling", "features")  # see `pad_windows`
 DEFAULT = "onnxruntime"
 TOKENS_PER_CHUNK = 1024  # padded tokens of one run of the model; docs/speed.md has the figures
 # A sum and a LayerNormalization of their own take a tenth of what the fused kernel takes on a CPU.
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 MAX_PADDING = 0.1  # padding tokens per real token of one run at most
+Feed = Mapping[str, NDArray[Any]]
+Logits = NDArray[np.float32]
 
 
 class Engine(Protocol):
     """A model ready to run; any thread may call it.
 
     Attributes:
-        classes: columns of the logits.
+        inputs: names of what it takes.
+        classes: columns of the logits; 0: as many as its inputs have sentences.
     """
 
+    inputs: frozenset[str]
     classes: int
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> NDArray[np.float32]:
-        """Return logits (rows, classes) of token ids and mask (rows, tokens)."""
+    def run(self, feed: Feed) -> Logits:
+        """Return logits (rows, classes or sentences) of `INPUTS` or `WINDOW_INPUTS`."""
         ...
 
 
@@ -93,7 +100,7 @@ def open_engine(name: str, model: Path, threads: int) -> Engine:
 
 def run_rows(
     engine: Engine, ids: Sequence[Ids], tokens_per_chunk: int = TOKENS_PER_CHUNK
-) -> NDArray[np.float32]:
+) -> Logits:
     """Return logits (n, classes) of n rows of token ids, in their order.
 
     Rows of like length run together, so that little is padded.
@@ -102,18 +109,32 @@ def run_rows(
         BundleError: the model fails, as on more tokens than it has positions for.
     """
     if len(ids) == 1:
-        return _run(engine, ids[0][None], np.ones((1, len(ids[0])), dtype=np.int64))
+        mask = np.ones((1, len(ids[0])), dtype=np.int64)
+        return _run(engine, {"input_ids": ids[0][None], "attention_mask": mask})
     logits = np.empty((len(ids), engine.classes), dtype=np.float32)
     for rows in length_chunks([len(row) for row in ids], MAX_PADDING, tokens_per_chunk):
-        logits[rows] = _run(engine, *pad([ids[i] for i in rows]))
+        logits[rows] = _run(engine, feed_of([ids[i] for i in rows]))
     return logits
 
 
-def _run(engine: Engine, input_ids: Ids, attention_mask: Ids) -> NDArray[np.float32]:
+def run_windows(
+    engine: Engine, windows: Sequence[Window], tokens_per_chunk: int = TOKENS_PER_CHUNK
+) -> Logits:
+    """Return the logits (U,) of the units of all windows, in their order; see `run_rows`."""
+    logits: list[Logits] = [np.empty(0, np.float32)] * len(windows)
+    for rows in length_chunks([len(w) for w in windows], MAX_PADDING, tokens_per_chunk):
+        feed = feed_of([windows[i] for i in rows])
+        found = _run(engine, {name: a for name, a in feed.items() if name in engine.inputs})
+        for place, i in enumerate(rows):
+            logits[i] = found[place, : len(windows[i].sizes)]
+    return np.concatenate(logits) if logits else np.empty(0, np.float32)
+
+
+def _run(engine: Engine, feed: Feed) -> Logits:
     try:
-        return engine.run(input_ids, attention_mask)
+        return engine.run(feed)
     except Exception as error:  # each package raises kinds of its own
-        rows, tokens = input_ids.shape
+        rows, tokens = feed["input_ids"].shape
         reason = " ".join(str(error).split())
         raise BundleError(
             f"the bundle's model fails on {rows} x {tokens} tokens (is max_length in its manifest"
@@ -126,7 +147,7 @@ def _installed(kind: EngineKind) -> bool:
 
 
 def _check_names(model: Path, inputs: list[str], outputs: list[str]) -> None:
-    if sorted(inputs) != sorted(INPUTS) or outputs != [OUTPUT]:
+    if not set(INPUTS) <= set(inputs) <= set(WINDOW_INPUTS) or outputs != [OUTPUT]:
         raise BundleError(
             f"{model} takes {', '.join(inputs)} and gives {', '.join(outputs)} instead of"
             f" {', '.join(INPUTS)} and {OUTPUT}: export it again"
@@ -151,12 +172,13 @@ class OnnxRuntime:
         )
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         _check_names(model, [i.name for i in inputs], [o.name for o in outputs])
-        self.classes = outputs[0].shape[-1] if outputs[0].shape else 0
+        self.inputs = frozenset(i.name for i in inputs)
+        columns = outputs[0].shape[-1] if outputs[0].shape else 0
+        self.classes = columns if isinstance(columns, int) else 0
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> NDArray[np.float32]:
+    def run(self, feed: Feed) -> Logits:
         """See `Engine.run`."""
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        logits: NDArray[np.float32] = self._session.run([OUTPUT], feed)[0]
+        logits: Logits = self._session.run([OUTPUT], feed)[0]
         return logits
 
 
@@ -186,15 +208,16 @@ class OpenVino:
             [i.get_any_name() for i in network.inputs],
             [o.get_any_name() for o in network.outputs],
         )
-        self.classes = network.outputs[0].partial_shape[-1].get_length()
+        self.inputs = frozenset(i.get_any_name() for i in network.inputs)
+        columns = network.outputs[0].partial_shape[-1]
+        self.classes = columns.get_length() if columns.is_static else 0
         self._request = core.compile_model(network, "CPU", settings).create_infer_request()
         self._lock = threading.Lock()  # a request holds one run's tensors
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> NDArray[np.float32]:
+    def run(self, feed: Feed) -> Logits:
         """See `Engine.run`."""
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
         with self._lock:
-            logits: NDArray[np.float32] = self._request.infer(feed, share_inputs=True)[OUTPUT]
+            logits: Logits = self._request.infer(feed, share_inputs=True)[OUTPUT]
         return logits
 
 

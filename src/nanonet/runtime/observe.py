@@ -33,7 +33,7 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        self.texts = Counter("nanonet_texts", "Texts classified.", registry=self.registry)
+        self.texts = Counter("nanonet_texts", "Texts answered.", registry=self.registry)
         self.latency = Histogram(
             "nanonet_request_seconds",
             "From a request's body to its answer, of accepted requests to /predict.",

@@ -1,17 +1,16 @@
 """`Predictor`: runs a bundle with an engine, tokenizers and numpy."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.archive import opened_bundle
-from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
-from nanonet.core.errors import BundleError, DataError, NanoNetError
-from nanonet.runtime.choices import record, recorded
-from nanonet.runtime.engines import DEFAULT, TOKENS_PER_CHUNK, Engine, open_engine, run_rows
+from nanonet.core.bundle import SEEN, TOKENIZER, Manifest, read_manifest
+from nanonet.core.errors import BundleError, DataError
+from nanonet.runtime.choices import open_best
+from nanonet.runtime.engines import TOKENS_PER_CHUNK, Engine, run_rows
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
 from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer
@@ -79,7 +78,7 @@ class Predictor:
         except Exception as error:  # tokenizers raises kinds of its own
             reason = " ".join(str(error).split())
             raise BundleError(f"bundle {folder} cannot be loaded: {reason}") from None
-        engine, tokens_per_chunk = _engine(folder, manifest, threads, tune)
+        engine, tokens_per_chunk = open_best(folder, manifest, threads, tune)
         if problem := _misfit(engine, len(labels), tokenizer.size):
             raise BundleError(f"bundle {folder} is damaged: {problem}")
         has_seen = SEEN in manifest.files
@@ -120,23 +119,6 @@ class Predictor:
                 self._engine, self._tokenizer.ids(block), self._tokens_per_chunk
             )
         return logits
-
-
-def _engine(folder: Path, manifest: Manifest, threads: int, tune: bool) -> tuple[Engine, int]:
-    """Return what runs the model, and how many tokens at once."""
-    model = folder / MODEL
-    if tune:
-        from nanonet.runtime.tuning import tune as measure
-
-        measured = measure(folder, threads=threads)
-        record(folder, measured)
-        choice = measured.pick(threads)
-    else:
-        choice = recorded(folder, manifest, threads)
-    if choice is not None:
-        with suppress(NanoNetError):  # an engine that broke since: the default one still runs
-            return open_engine(choice.engine, model, choice.threads), choice.tokens_per_chunk
-    return open_engine(DEFAULT, model, threads), TOKENS_PER_CHUNK
 
 
 def _misfit(engine: Engine, labels: int, tokens: int) -> str | None:

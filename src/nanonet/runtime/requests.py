@@ -2,15 +2,16 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from nanonet.core.errors import NanoNetError
 from nanonet.tasks.labels import quoted
 
 UPLOAD_SECONDS = 30.0
+Row = str | list[str]  # a text, or the sentences of one
 
 
 @dataclass(frozen=True)
@@ -30,32 +31,28 @@ class RequestError(NanoNetError):
         self.status = status
 
 
-class PredictRequest(BaseModel):
-    """One text or several, and what to say of each."""
+class Asked(BaseModel):
+    """A body: one row or several, and what to say of each (see `nanonet.runtime.answers`).
 
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"texts": ["first text", "second text"], "top_k": 2}]},
-    )
+    Attributes:
+        sources: fields that hold rows, one of which is given; that of several rows comes last.
+        advice: says so.
+    """
 
-    text: str | None = Field(None, description="One text; give either this or texts.")
-    texts: list[str] | None = Field(None, fail_fast=True, description="Several texts.")
-    top_k: int | None = Field(
-        None, ge=1, le=1_000_000, description="Also list this many classes, best first."
-    )
-    probabilities: bool = Field(False, description="Also give the probability of every class.")
-    min_probability: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Abstain (label null) where the best class has a lower probability.",
-    )
+    model_config = ConfigDict(strict=True, extra="forbid")
+    sources: ClassVar[tuple[str, ...]] = ("text", "texts")
+    advice: ClassVar[str] = "give either 'text' (one) or 'texts' (a list)"
 
-    def to_classify(self) -> list[str]:
-        """Return the texts, one or many."""
-        return [self.text] if self.text is not None else self.texts or []
+    def rows(self) -> dict[str, Row]:
+        """Return the rows by their names in the body, in order."""
+        *ones, several = self.sources
+        for name in ones:
+            if (row := getattr(self, name)) is not None:
+                return {name: row}
+        return {f"{several}[{i}]": row for i, row in enumerate(getattr(self, several) or [])}
+
+
+A = TypeVar("A", bound=Asked)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -84,40 +81,41 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def parse(body: bytes, limits: Limits) -> PredictRequest:
+def parse(body: bytes, limits: Limits, kind: type[A]) -> A:
     """Return the checked content of a body.
 
     Raises:
         RequestError: 400 not JSON, 422 not what is asked for.
     """
     try:
-        request = PredictRequest.model_validate_json(body.decode("utf-8"))
+        asked = kind.model_validate_json(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RequestError(400, f"the body is not UTF-8 (byte {error.start})") from None
     except ValidationError as error:
-        raise _refusal(error) from None
-    if (request.text is None) == (request.texts is None):
-        raise RequestError(422, "give either 'text' (one) or 'texts' (a list)")
-    texts = request.to_classify()
-    if not texts:
-        raise RequestError(422, "'texts' is empty: give at least one text")
-    if len(texts) > limits.texts:
+        raise _refusal(error, kind) from None
+    if sum(getattr(asked, name) is not None for name in kind.sources) != 1:
+        raise RequestError(422, kind.advice)
+    rows = asked.rows()
+    if not rows:
+        raise RequestError(422, f"'{kind.sources[-1]}' is empty: give at least one text")
+    if len(rows) > limits.texts:
         raise RequestError(
-            422, f"{len(texts)} texts in one request; at most {limits.texts} are allowed"
+            422, f"{len(rows)} texts in one request; at most {limits.texts} are allowed"
         )
-    for i, text in enumerate(texts):
-        name = "text" if request.text is not None else f"texts[{i}]"
-        if len(text) > limits.characters:
+    for name, row in rows.items():
+        parts = [row] if isinstance(row, str) else row
+        length = sum(map(len, parts)) + max(len(parts) - 1, 0)  # with a blank between sentences
+        if length > limits.characters:
             raise RequestError(
                 422,
-                f"'{name}' has {len(text):,} characters; at most {limits.characters:,} are allowed",
+                f"'{name}' has {length:,} characters; at most {limits.characters:,} are allowed",
             )
-        if "\0" in text:
+        if any("\0" in part for part in parts):
             raise RequestError(422, f"'{name}' holds a NUL character: remove it")
-    return request
+    return asked
 
 
-def _refusal(error: ValidationError) -> RequestError:
+def _refusal(error: ValidationError, kind: type[Asked]) -> RequestError:
     """Return the first of the things that are wrong, in our words."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
@@ -125,14 +123,11 @@ def _refusal(error: ValidationError) -> RequestError:
         return RequestError(400, f"the body is not valid JSON: {reason}")
     if not first["loc"]:
         return RequestError(422, 'the body must be a JSON object such as {"text": "..."}')
-    name = quoted("".join(f"[{p}]" if isinstance(p, int) else p for p in first["loc"]))
+    key, *inner = first["loc"]
+    # Beside numbers of a list's parts, pydantic names the kind of part that it took them for.
+    name = quoted("".join([str(key), *(f"[{p}]" for p in inner if isinstance(p, int))]))
     if first["type"] == "extra_forbidden":
-        known = ", ".join(PredictRequest.model_fields)
+        known = ", ".join(kind.model_fields)
         return RequestError(422, f"unknown key {name} (known: {known})")
     says = first["msg"].removeprefix("Input should be ").replace("a valid ", "of the type ")
     return RequestError(422, f"{name} must be {says}")
-
-
-def body_schema() -> dict[str, Any]:
-    """Return the JSON schema of a body, for OpenAPI."""
-    return PredictRequest.model_json_schema()

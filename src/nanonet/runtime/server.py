@@ -18,16 +18,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nanonet.core.errors import BundleError
-from nanonet.runtime.answers import ErrorAnswer, PredictAnswer
+from nanonet.runtime.answers import ErrorAnswer, served
 from nanonet.runtime.observe import JsonHandler, log
 from nanonet.runtime.predictor import Predictor
-from nanonet.runtime.requests import RequestError, body_schema
-from nanonet.runtime.service import ServerSettings, Service, warm_up_texts
+from nanonet.runtime.requests import RequestError
+from nanonet.runtime.service import ServerSettings, Service
+from nanonet.runtime.summarizer import Summarizer
 
 HEAD_BYTES = 524_288  # of a request's head and what is read along with it
 CONNECTIONS = 1000  # open at a time; further ones get 503
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep a connection: they are to close it first
 CLOSING_SECONDS = 5  # for half-sent requests, once everything accepted is answered
+TASK_MARK = "<!-- the task's own part -->"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src"
     " 'unsafe-inline'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -79,13 +81,13 @@ class Observed:
             )
 
 
-def create_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
+def create_app(model: Predictor | Summarizer, settings: ServerSettings) -> FastAPI:
     """Return the application; ``app.state.service`` is its `Service`."""
-    service = Service(predictor, settings)
+    service = Service(served(model), settings)
     app = FastAPI(
         title="NanoNet",
-        description="Text classification.",
-        version=predictor.manifest.versions.get("nanonet", ""),
+        description=service.served.about,
+        version=model.manifest.versions.get("nanonet", ""),
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
         openapi_url=None,
@@ -102,7 +104,8 @@ def create_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
 def _add_routes(app: FastAPI, service: Service) -> None:
     token = service.settings.token
     guarded = [Depends(_guard(token))] if token else []
-    answers: dict[int | str, dict[str, Any]] = {200: {"model": PredictAnswer}}
+    task = service.served
+    answers: dict[int | str, dict[str, Any]] = {200: {"model": task.answers}}
     for refusal in (400, 401, 408, 413, 422, 429, 500, 503):
         answers[refusal] = {"model": ErrorAnswer}
     app.add_api_route(
@@ -115,7 +118,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": body_schema()}},
+                "content": {"application/json": {"schema": task.asked.model_json_schema()}},
             }
         },
     )
@@ -147,10 +150,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def openapi() -> dict[str, Any]:
         return app.openapi()
 
-    for path, name in (("/", "page.html"), ("/docs", "docs.html")):
-        page = (files("nanonet.runtime") / name).read_text(encoding="utf-8")
-        answer = HTMLResponse(page, headers=_PAGE_HEADERS)
+    page = _read("page.html").replace(TASK_MARK, _read(task.page))
+    for path, content in (("/", page), ("/docs", _read("docs.html"))):
+        answer = HTMLResponse(content, headers=_PAGE_HEADERS)
         app.add_api_route(path, _always(answer), include_in_schema=False)
+
+
+def _read(page: str) -> str:
+    return (files("nanonet.runtime") / page).read_text(encoding="utf-8")
 
 
 def _always(answer: Response) -> Any:
@@ -180,14 +187,10 @@ def _guard(token: str) -> Any:
 
 
 def _info(service: Service) -> dict[str, Any]:
-    manifest, settings = service.predictor.manifest, service.settings
-    labels = service.predictor.labels
+    manifest, settings = service.served.manifest, service.settings
     return {
         "task": manifest.task,
-        "labels": [
-            {"label": value, "label_name": name}
-            for value, name in zip(labels.values, labels.names, strict=True)
-        ],
+        **service.served.info(),
         "max_length": manifest.max_length,
         "quantization": manifest.quantization,
         "parameters": manifest.parameters,
@@ -260,18 +263,19 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def create_server(predictor: Predictor, settings: ServerSettings) -> Server:
+def create_server(model: Predictor | Summarizer, settings: ServerSettings) -> Server:
     """Return the server of `create_app`, to be run on a bound socket.
 
     Raises:
         BundleError: the model does not run.
     """
+    app = create_app(model, settings)
+    task = app.state.service.served
     try:
-        predictor.predict_proba(warm_up_texts(predictor.manifest))
+        list(task.run(task.warm_up()))
     except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
         reason = " ".join(str(error).split())
         raise BundleError(f"the bundle's model does not run: {reason}") from None
-    app = create_app(predictor, settings)
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -287,11 +291,11 @@ def create_server(predictor: Predictor, settings: ServerSettings) -> Server:
     return Server(config, app.state.service)
 
 
-def serve(predictor: Predictor, settings: ServerSettings, listener: socket.socket) -> None:
+def serve(model: Predictor | Summarizer, settings: ServerSettings, listener: socket.socket) -> None:
     """Serve on a bound socket until SIGTERM or SIGINT, logging to stderr.
 
     Raises:
         BundleError: the model does not run.
     """
     logging.getLogger().addHandler(JsonHandler(logging.WARNING))
-    create_server(predictor, settings).run(sockets=[listener])
+    create_server(model, settings).run(sockets=[listener])

@@ -6,15 +6,14 @@ import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
-from nanonet.core.bundle import Manifest
-from nanonet.runtime.answers import classification
+from nanonet.runtime.answers import Served
 from nanonet.runtime.batching import Batcher, ClosedError, OverloadedError, TooMuchError
 from nanonet.runtime.observe import Metrics, log
-from nanonet.runtime.predictor import Predictor
 from nanonet.runtime.requests import Limits, RequestError, parse, read_body
 
 LAG_SECONDS = 0.02  # how often the event loop's lateness is looked at
@@ -40,18 +39,12 @@ class ServerSettings:
 class Service:
     """What the routes share."""
 
-    def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
-        self.predictor, self.settings = predictor, settings
+    def __init__(self, served: Served[Any, Any], settings: ServerSettings) -> None:
+        self.served, self.settings = served, settings
         self.metrics = Metrics()
         self.draining = False
         self.lag = 0.0  # seconds
-        longest = predictor.manifest.max_length
-        self.batcher = Batcher(
-            predictor.predict_proba,
-            lambda text: text_work(text, longest),
-            settings.max_latency,
-            self.metrics.batch,
-        )
+        self.batcher = Batcher(served.run, served.work, settings.max_latency, self.metrics.batch)
         self.metrics.queue_texts.set_function(lambda: self.batcher.waiting)
         self.metrics.rate.set_function(lambda: self.batcher.rate)
         self.metrics.lag.set_function(lambda: self.lag)
@@ -64,9 +57,9 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """Run the worker and watch the event loop while the application runs."""
-        manifest = self.predictor.manifest
-        log("start", labels=len(self.predictor.labels), max_length=manifest.max_length)
-        self.batcher.start(warm_up_texts(manifest))
+        manifest = self.served.manifest
+        log("start", task=manifest.task, max_length=manifest.max_length)
+        self.batcher.start(self.served.warm_up())
         watch = asyncio.create_task(self._watch_lag())
         yield
         watch.cancel()
@@ -97,19 +90,19 @@ class Service:
         return None
 
     async def predict(self, request: Request) -> Response:
-        """Classify one text or several."""
+        """Answer one text or several."""
         limits = self.settings.limits
         if not self.ready:
             raise self._closed()
         body = await read_body(request, limits.body_bytes)
         started = time.monotonic()
-        asked = parse(body, limits)
-        texts = asked.to_classify()
-        request.state.texts = len(texts)
+        asked = parse(body, limits, self.served.asked)
+        items = self.served.items(asked)
+        request.state.texts = len(items)
         try:
             if self.draining:  # since the body began
                 raise ClosedError("the server is stopping")
-            accepted = self.batcher.submit(texts, self.late)
+            accepted = self.batcher.submit(items, self.late)
         except OverloadedError as error:
             raise self._overloaded(error) from None
         except TooMuchError as error:
@@ -119,16 +112,7 @@ class Service:
             raise self._closed() from None
         answer = await asyncio.wrap_future(accepted)
         request.state.batch = answer.batch
-        predictions = [
-            classification(
-                self.predictor.labels,
-                row,
-                top_k=asked.top_k,
-                all_probabilities=asked.probabilities,
-                min_probability=asked.min_probability,
-            )
-            for row in answer.rows
-        ]
+        predictions = [self.served.answer(found, asked) for found in answer.rows]
         self.metrics.latency.observe(time.monotonic() - started)
         return JSONResponse({"predictions": predictions})
 
@@ -141,19 +125,3 @@ class Service:
         self.metrics.rejected.labels("closed").inc()
         state = "stopping" if self.draining else "not ready yet"
         return HTTPException(503, f"the server is {state}", {"Retry-After": "1"})
-
-
-def text_work(text: str, max_length: int) -> float:
-    """Return about how much work a text is, in tokens, without tokenizing it.
-
-    Words have about four bytes per token in most scripts. The tokenizer reads also what the
-    model never sees of a long text, much faster.
-    """
-    size = len(text.encode())
-    return 2 + min(max_length, size / 4) + size / 200
-
-
-def warm_up_texts(manifest: Manifest) -> list[str]:
-    """Return texts of usual length to measure the model with."""
-    words = min(manifest.max_length, 32)
-    return ["some more words that have no meaning " * (words // 7 + 1)] * 16

@@ -1,26 +1,25 @@
-"""`Summarizer`: runs the bundle of an extractive summarizer with onnxruntime and numpy."""
+"""`Summarizer`: runs the bundle of an extractive summarizer with an engine and numpy."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.core.bundle import MODEL, SEEN, TOKENIZER, Manifest, read_manifest
+from nanonet.core.archive import opened_bundle
+from nanonet.core.bundle import SEEN, TOKENIZER, Manifest, read_manifest
 from nanonet.core.config import SummarizationConfig, build
 from nanonet.core.errors import BundleError, DataError
-from nanonet.runtime.engines import SLOW_FUSIONS
+from nanonet.runtime.choices import open_best
+from nanonet.runtime.engines import TOKENS_PER_CHUNK, Engine, run_windows
 from nanonet.tasks.budgets import Budget, choose
-from nanonet.tasks.documents import Document, join_sentences, split_text
-from nanonet.tasks.tokenization import length_chunks, pad
-from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments, pad_windows
+from nanonet.tasks.documents import Document, make_document
+from nanonet.tasks.windows import DocumentEncoder, made_up_window
 
 TASK = "summarization"
 DOCUMENTS_AT_ONCE = 256  # tokenized together: bounds memory, and is enough to sort by length
-TOKENS_PER_CHUNK = 2048  # padded tokens of one run of the model
-MAX_PADDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,9 @@ class ScoredSentence:
     end: int
     score: float
     text: str
+
+
+SENTENCE = {field.name: field.type for field in fields(ScoredSentence)}
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,29 @@ class Summary:
         return {"summary": self.text, "sentences": rows}
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which sentences of a document make up its summary.
+
+    Attributes:
+        budget: how long it may be.
+        block_trigrams: no two sentences with three words in a row in common.
+    """
+
+    budget: Budget
+    block_trigrams: bool
+
+    def summary(self, document: Document, logits: NDArray[np.float64]) -> Summary:
+        """Return the summary that the logits (n,) of a document's sentences make."""
+        sentences = document.sentences
+        scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
+        chosen = choose(logits, sentences, self.budget, self.block_trigrams)
+        return Summary(
+            [ScoredSentence(i, *document.spans[i], float(scores[i]), sentences[i]) for i in chosen],
+            scores,
+        )
+
+
 class Summarizer:
     """A summarizer loaded from a bundle.
 
@@ -79,60 +104,54 @@ class Summarizer:
         manifest: Manifest,
         settings: SummarizationConfig,
         encoder: DocumentEncoder,
-        session: Any,
+        engine: Engine,
         seen: NDArray[np.uint64],
+        tokens_per_chunk: int = TOKENS_PER_CHUNK,
     ) -> None:
         self.manifest = manifest
         self.settings = settings
         self.seen = seen
         self._encoder = encoder
-        self._session = session
-        self._inputs = {given.name for given in session.get_inputs()}
+        self._engine = engine
+        self._tokens_per_chunk = tokens_per_chunk
 
     @classmethod
-    def load(cls, bundle: str | Path, *, threads: int = 0) -> "Summarizer":
+    def load(cls, bundle: str | Path, *, threads: int = 0, tune: bool = False) -> "Summarizer":
         """Load a bundle.
 
+        What `nanonet.runtime.choices` has recorded for this bundle on this machine is used.
+
         Args:
-            bundle: its folder.
-            threads: CPU threads of one run of the model; 0: one per core.
+            bundle: its folder, or a zip file of it.
+            threads: CPU threads of one run of the model; 0: as recorded, else one per core.
+            tune: first measure what is fastest here (a few seconds), and record it.
 
         Raises:
             BundleError: missing, altered, damaged, of a newer format or of another task.
         """
-        import onnxruntime
+        with opened_bundle(Path(bundle)) as folder:
+            return cls._load(folder, threads, tune)
 
-        folder = Path(bundle)
+    @classmethod
+    def _load(cls, folder: Path, threads: int, tune: bool) -> "Summarizer":
         manifest = read_manifest(folder)
         if manifest.task != TASK:
             raise BundleError(
                 f"bundle {folder} is for the task '{manifest.task}', not for {TASK}: load it with"
                 " Predictor"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
             settings = build(SummarizationConfig, manifest.settings, "settings")
             json = (folder / TOKENIZER).read_text(encoding="utf-8")
             encoder = DocumentEncoder(json, manifest.max_length, settings)
-            session = onnxruntime.InferenceSession(
-                str(folder / MODEL),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=SLOW_FUSIONS,
-            )
-        except Exception as error:  # onnxruntime and tokenizers raise kinds of their own
+        except Exception as error:  # tokenizers raises kinds of its own
             reason = " ".join(str(error).split())
             raise BundleError(f"bundle {folder} cannot be loaded: {reason}") from None
-        inputs = {given.name for given in session.get_inputs()}
-        if not {"input_ids", "attention_mask", "pooling"} <= inputs:
-            raise BundleError(
-                f"bundle {folder} is damaged: its model takes {', '.join(sorted(inputs))}, which is"
-                " no summarizer's"
-            )
+        engine, tokens_per_chunk = open_best(folder, manifest, threads, tune)
+        if problem := _misfit(engine, encoder.size):
+            raise BundleError(f"bundle {folder} is damaged: {problem}")
         seen = np.fromfile(folder / SEEN, "<u8") if SEEN in manifest.files else np.empty(0, "<u8")
-        return cls(manifest, settings, encoder, session, seen)
+        return cls(manifest, settings, encoder, engine, seen, tokens_per_chunk)
 
     def __call__(self, documents: Sequence[str | Sequence[str]]) -> list[str]:
         """Return the summary of each document as text, a sentence a line, in order."""
@@ -156,13 +175,14 @@ class Summarizer:
             ConfigError: an unknown budget.
             DataError: not a list of texts or lists of texts.
         """
-        wanted = Budget.parse(self.settings.budget if budget is None else budget)
-        block = self.settings.block_trigrams if block_trigrams is None else block_trigrams
+        selection = self.selection(budget, block_trigrams)
         made = make_documents(documents, self.settings.language)
-        return [
-            summarize_scored(document, logits, wanted, block)
-            for document, logits in zip(made, self.score(made), strict=True)
-        ]
+        return [selection.summary(*pair) for pair in zip(made, self.score(made), strict=True)]
+
+    def selection(self, budget: str | None, block_trigrams: bool | None) -> Selection:
+        """Return how sentences are selected; None: as trained (see `summarize`)."""
+        block = self.settings.block_trigrams if block_trigrams is None else block_trigrams
+        return Selection(Budget.parse(self.settings.budget if budget is None else budget), block)
 
     def score(self, documents: Sequence[Document]) -> Iterator[NDArray[np.float64]]:
         """Yield the logits (n,) of the n sentences of each document, in order.
@@ -172,33 +192,19 @@ class Summarizer:
         """
         for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
             encoded = self._encoder.encode(documents[start : start + DOCUMENTS_AT_ONCE])
-            yield from encoded.merge(self._unit_logits(encoded))
-
-    def _unit_logits(self, encoded: EncodedDocuments) -> NDArray[np.float32]:
-        windows = encoded.ids
-        logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
-        for rows in length_chunks([len(w) for w in windows], MAX_PADDING, TOKENS_PER_CHUNK):
-            chunk = [windows[i] for i in rows]
-            input_ids, mask = pad([window.ids for window in chunk])
-            feed = {"input_ids": input_ids, "attention_mask": mask, **pad_windows(chunk)}
-            feed = {name: array for name, array in feed.items() if name in self._inputs}
-            found = self._session.run(["logits"], feed)[0]  # (rows, sentences)
-            for place, i in enumerate(rows):
-                logits[i] = found[place, : len(windows[i].sizes)]
-        return np.concatenate(logits) if logits else np.empty(0, np.float32)
+            logits = run_windows(self._engine, encoded.ids, self._tokens_per_chunk)
+            yield from encoded.merge(logits)
 
 
-def summarize_scored(
-    document: Document, logits: NDArray[np.float64], budget: Budget, block_trigrams: bool
-) -> Summary:
-    """Return the summary that the logits (n,) of a document's sentences make."""
-    sentences = document.sentences
-    scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
-    chosen = choose(logits, sentences, budget, block_trigrams)
-    return Summary(
-        [ScoredSentence(i, *document.spans[i], float(scores[i]), sentences[i]) for i in chosen],
-        scores,
-    )
+def _misfit(engine: Engine, tokens: int) -> str | None:
+    """Return what makes a model unfit for documents and this tokenizer, or None."""
+    if "pooling" not in engine.inputs:
+        return f"its model takes {', '.join(sorted(engine.inputs))}, which is no summarizer's"
+    try:
+        found = run_windows(engine, [made_up_window(np.array([0, max(tokens - 1, 0)]))])
+    except BundleError as error:
+        return f"{error} (ids of its tokenizer go up to {tokens - 1})"
+    return None if found.shape == (1,) else f"the model gives logits {found.shape} of a sentence"
 
 
 def make_documents(documents: Sequence[str | Sequence[str]], language: str) -> list[Document]:
@@ -215,10 +221,7 @@ def make_documents(documents: Sequence[str | Sequence[str]], language: str) -> l
         if not isinstance(parts, Iterable):
             raise DataError(f"document {i} is no text but {type(document).__name__}")
         checked = [_check(part, i) for part in parts]
-        if isinstance(document, str):
-            made.append(split_text(document, language))
-        else:
-            made.append(join_sentences(checked))
+        made.append(make_document(document if isinstance(document, str) else checked, language))
     return made
 
 

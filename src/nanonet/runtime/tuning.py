@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.bundle import MODEL, TOKENIZER, Manifest, read_manifest
+from nanonet.core.config import SummarizationConfig, build
+from nanonet.core.errors import ConfigError
 from nanonet.core.machine import usable_cores
 from nanonet.runtime.choices import FORMAT, Choice, Tuning, conditions
 from nanonet.runtime.engines import (
@@ -27,8 +29,12 @@ from nanonet.runtime.engines import (
     available_engines,
     open_engine,
     run_rows,
+    run_windows,
 )
-from nanonet.tasks.tokenization import Ids, TextTokenizer, length_quantiles
+from nanonet.tasks.base import Row, Window
+from nanonet.tasks.documents import make_document
+from nanonet.tasks.tokenization import TextTokenizer, length_quantiles
+from nanonet.tasks.windows import DocumentEncoder, made_up_window
 
 Use = Literal["both", "single", "batched"]
 Key = TypeVar("Key", bound=Hashable)
@@ -38,7 +44,7 @@ CHUNKS = (TOKENS_PER_CHUNK, TOKENS_PER_CHUNK // 2, TOKENS_PER_CHUNK * 2)
 LENGTHS = "token_lengths"  # in the manifest's metrics: see `length_quantiles`
 USUAL_LENGTHS = (8, 14, 20, 26, 32, 38, 44, 50, 58, 68, 82, 105, 150, 230)  # texts of a few lines
 SINGLE_ROWS, BATCHED_TOKENS = 6, 2 * TOKENS_PER_CHUNK  # of one measurement
-MOST_TEXTS = 5000  # that are looked at
+MOST_TEXTS, MOST_DOCUMENTS = 5000, 200  # that are looked at
 ROUNDS = 9  # of measurements at most
 HOPELESS = 1.3  # of the best median: what never came nearer is not measured again
 TIE = 1.03  # of the best: within it the candidate named first is taken, not the luckier one
@@ -47,34 +53,52 @@ NOISE = 1e-3  # largest difference of a logit that counts as the same computatio
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of token ids to measure with."""
+    """Rows to measure with: token ids, or windows of documents."""
 
-    single: list[Ids]
-    batched: list[Ids]
+    single: Sequence[Row]
+    batched: Sequence[Row]
 
 
 def make_sample(
-    tokenizer: TextTokenizer, lengths: Sequence[int], texts: Sequence[str] = ()
+    tokenizer: TextTokenizer | DocumentEncoder,
+    lengths: Sequence[int],
+    texts: Sequence[str | Sequence[str]] = (),
 ) -> Sample:
     """Return rows like the texts or, without any, random ids of the lengths given."""
-    if texts:
-        ids = tokenizer.ids(texts[:MOST_TEXTS])
+    rows: Sequence[Row]
+    if isinstance(tokenizer, TextTokenizer):
+        rows = tokenizer.ids([str(text) for text in texts[:MOST_TEXTS]])
     else:
+        documents = [make_document(text, tokenizer.language) for text in texts[:MOST_DOCUMENTS]]
+        rows = tokenizer.encode(documents).ids
+    if not rows:
         rng = np.random.default_rng(0)
         capped = [min(max(n, 1), tokenizer.max_length) for n in lengths]
         ids = [rng.integers(0, tokenizer.size, size=n) for n in capped]
-    order = np.argsort([len(row) for row in ids], kind="stable")
-    picked = length_quantiles(np.arange(len(ids)), SINGLE_ROWS)
-    single = [ids[order[i]] for i in picked]
-    mean = max(1.0, float(np.mean([len(row) for row in ids])))
+        rows = ids if isinstance(tokenizer, TextTokenizer) else [made_up_window(i) for i in ids]
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    picked = length_quantiles(np.arange(len(rows)), SINGLE_ROWS)
+    single = [rows[order[i]] for i in picked]
+    mean = max(1.0, float(np.mean([len(row) for row in rows])))
     count = max(2, math.ceil(BATCHED_TOKENS / mean))
-    return Sample(single, [ids[order[i]] for i in length_quantiles(np.arange(len(ids)), count)])
+    return Sample(single, [rows[order[i]] for i in length_quantiles(np.arange(len(rows)), count)])
+
+
+def run_sample(
+    engine: Engine, rows: Sequence[Row], tokens_per_chunk: int = TOKENS_PER_CHUNK
+) -> Logits:
+    """Return the logits of a sample's rows: (n, classes), or (U,) of windows."""
+    windows = [row for row in rows if isinstance(row, Window)]
+    if windows:
+        return run_windows(engine, windows, tokens_per_chunk)
+    ids = [row for row in rows if not isinstance(row, Window)]
+    return run_rows(engine, ids, tokens_per_chunk)
 
 
 def tune(
     bundle: Path,
     *,
-    texts: Sequence[str] = (),
+    texts: Sequence[str | Sequence[str]] = (),
     threads: int = 0,
     use: Use = "both",
     min_agreement: float | None = None,
@@ -87,7 +111,8 @@ def tune(
 
     Args:
         bundle: its folder.
-        texts: like those that will come; else the manifest's ``token_lengths`` or usual lengths.
+        texts: like those that will come, for a summarizer also lists of sentences; else the
+            manifest's ``token_lengths`` or usual lengths.
         threads: measure only so many; 0: 1, 2, 4 and so on up to the usable cores.
         use: whether single texts, many at once, or both alike shall be fast.
         min_agreement: share of the texts on which an engine of lower precision must choose the
@@ -97,6 +122,7 @@ def tune(
 
     Raises:
         BundleError: no bundle, or it cannot be run.
+        ConfigError: ``min_agreement`` for a summarizer.
     """
     return compare(
         {"": bundle},
@@ -112,7 +138,7 @@ def tune(
 def compare(
     bundles: Mapping[str, Path],
     *,
-    texts: Sequence[str] = (),
+    texts: Sequence[str | Sequence[str]] = (),
     threads: int = 0,
     use: Use = "both",
     min_agreement: float | None = None,
@@ -126,6 +152,11 @@ def compare(
     manifests = {name: read_manifest(folder) for name, folder in bundles.items()}
     first = next(iter(bundles))
     tokenizer = _read_tokenizer(bundles[first], manifests[first])
+    if min_agreement is not None and isinstance(tokenizer, DocumentEncoder):
+        raise ConfigError(
+            "min_agreement is for classifiers, for which engines of lower precision are measured:"
+            " leave it out for a summarizer"
+        )
     sample = make_sample(tokenizer, _lengths(manifests[first]), texts)
     engines = {
         (name, *key): engine
@@ -175,11 +206,11 @@ def _measure(
 
 def _one_by_one(engine: Engine, sample: Sample) -> None:
     for row in sample.single:
-        run_rows(engine, [row])
+        run_sample(engine, [row])
 
 
 def _at_once(engine: Engine, sample: Sample, tokens_per_chunk: int = TOKENS_PER_CHUNK) -> None:
-    run_rows(engine, sample.batched, tokens_per_chunk)
+    run_sample(engine, sample.batched, tokens_per_chunk)
 
 
 def cost(choice: Choice, use: Use) -> float:
@@ -227,8 +258,12 @@ def race(
     return {key: statistics.median(found) for key, found in times.items()}
 
 
-def _read_tokenizer(bundle: Path, manifest: Manifest) -> TextTokenizer:
-    return TextTokenizer((bundle / TOKENIZER).read_text(encoding="utf-8"), manifest.max_length)
+def _read_tokenizer(bundle: Path, manifest: Manifest) -> TextTokenizer | DocumentEncoder:
+    json = (bundle / TOKENIZER).read_text(encoding="utf-8")
+    if manifest.task != "summarization":
+        return TextTokenizer(json, manifest.max_length)
+    settings = build(SummarizationConfig, manifest.settings, "settings")
+    return DocumentEncoder(json, manifest.max_length, settings)
 
 
 def _lengths(manifest: Manifest) -> Sequence[int]:
@@ -245,7 +280,7 @@ def _open_all(
     """Return the engines to measure, by name and threads, the default first."""
     counts = [threads] if threads else _thread_counts(usable_cores())
     rows = sample.single if min_agreement is None else sample.batched
-    expected = run_rows(open_engine(DEFAULT, model, counts[0]), rows)
+    expected = run_sample(open_engine(DEFAULT, model, counts[0]), rows)
     engines: dict[tuple[str, int], Engine] = {}
     for name in available_engines():
         exact = ENGINES.get(name).exact
@@ -254,7 +289,7 @@ def _open_all(
         for count in counts:
             try:
                 engine = open_engine(name, model, count)
-                logits = run_rows(engine, rows)
+                logits = run_sample(engine, rows)
             except Exception:  # an engine that cannot run this model is no candidate
                 if name == DEFAULT:
                     raise

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import did_you_mean
+from nanonet.tasks.labels import quoted
 
 Kind = Literal["sentences", "words", "ratio"]
 Scores = NDArray[np.floating[Any]]
@@ -33,15 +34,17 @@ class Budget:
         kinds = get_args(Kind)
         advice = "write sentences=3, words=100 or ratio=0.3"
         if not separator or kind not in kinds:
-            raise ConfigError(f"budget {text!r} is unknown{did_you_mean(kind, kinds)}: {advice}")
+            hint = did_you_mean(kind, kinds)
+            raise ConfigError(f"budget {quoted(text)} is unknown{hint}: {advice}")
         try:
             amount = float(number)
         except ValueError:
-            raise ConfigError(f"budget {text!r}: {number!r} is no number; {advice}") from None
+            shown = quoted(number)
+            raise ConfigError(f"budget {quoted(text)}: {shown} is no number; {advice}") from None
         whole = kind != "ratio"
         if not (amount >= 1 and amount.is_integer() if whole else 0.0 < amount <= 1.0):
             wanted = "a whole number from 1" if whole else "above 0 and at most 1"
-            raise ConfigError(f"budget {text!r}: the number must be {wanted}")
+            raise ConfigError(f"budget {quoted(text)}: the number must be {wanted}")
         return cls(kind, amount)  # type: ignore[arg-type]
 
     def __str__(self) -> str:

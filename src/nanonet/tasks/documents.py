@@ -39,6 +39,11 @@ def join_sentences(sentences: Sequence[str]) -> Document:
     return Document(" ".join(sentences), tuple(spans))
 
 
+def make_document(parts: str | Sequence[str], language: str) -> Document:
+    """Return the document of a text (see `split_text`) or of sentences (see `join_sentences`)."""
+    return split_text(parts, language) if isinstance(parts, str) else join_sentences(parts)
+
+
 def split_text(text: str, language: str) -> Document:
     """Return the document of a text, cut into sentences by ``sentencex``.
 

@@ -6,15 +6,16 @@ pieces. Windows overlap, and a sentence's score is the mean over the windows it 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nanonet.core.config import SummarizationConfig
-from nanonet.tasks.base import FEATURES, Floats, Window
+from nanonet.tasks.base import FEATURES, Floats, Row, Window
 from nanonet.tasks.documents import Document
-from nanonet.tasks.tokenization import Ids, unknown_id
+from nanonet.tasks.tokenization import Ids, pad, unknown_id
 
 UNSCORED = -1e4  # logit of a sentence without tokens: never chosen, and finite
 
@@ -62,9 +63,15 @@ class DocumentEncoder:
         tokenizer_json: the content of a ``tokenizer.json``.
         max_length: tokens of one window at most, special ones included.
         settings: what windows hold and have in common.
+
+    Attributes:
+        max_length: as given.
+        language: of raw texts.
     """
 
     def __init__(self, tokenizer_json: str, max_length: int, settings: SummarizationConfig) -> None:
+        self.max_length = max_length
+        self.language = settings.language
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -77,6 +84,11 @@ class DocumentEncoder:
         self._overlap = settings.overlap
         self._features = settings.features
         self._types = 2 if settings.segments else 1
+
+    @property
+    def size(self) -> int:
+        """Number of tokens that it knows, special ones included."""
+        return int(self._tokenizer.get_vocab_size())
 
     def encode(self, documents: Sequence[Document]) -> EncodedDocuments:
         """Return the windows of documents."""
@@ -164,6 +176,14 @@ class DocumentEncoder:
             sentences,
             sizes,
         )
+
+
+def made_up_window(ids: Ids) -> Window:
+    """Return a window of these token ids (T,), in sentences of 25, to try or to time a model."""
+    units = np.arange(len(ids), dtype=np.int64) // 25
+    numbers = np.unique(units)
+    features = np.zeros((len(numbers), FEATURES), dtype=np.float32)
+    return Window(ids, units, units % 2, features, numbers, np.bincount(units))
 
 
 def window_ranges(costs: Sequence[int], room: int, overlap: float) -> list[tuple[int, int]]:
@@ -260,6 +280,14 @@ def pad_windows(windows: Sequence[Window]) -> dict[str, NDArray[np.float32] | Id
         pooling[i, owners, places] = 1.0 / np.bincount(owners, minlength=count)[owners]
         features[i, :count] = window.features
     return {"token_type_ids": types, "pooling": pooling, "features": features}
+
+
+def feed_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+    """Return what an exported model takes of rows of one kind, by the names of its inputs."""
+    windows = [row for row in rows if isinstance(row, Window)]
+    ids, mask = pad([row.ids if isinstance(row, Window) else row for row in rows])
+    feed: dict[str, NDArray[Any]] = {"input_ids": ids, "attention_mask": mask}
+    return feed | pad_windows(windows) if windows else feed
 
 
 def _special_ids(tokenizer: Tokenizer) -> tuple[Ids, Ids]:

@@ -11,6 +11,7 @@ from nanonet.core.config import Config
 from nanonet.core.errors import DataError
 from nanonet.data.checks import duplicate_count
 from nanonet.data.documents import DocumentTable, read_documents
+from nanonet.data.readers import LabelUse
 from nanonet.models.cohort import Cohort
 from nanonet.tasks.base import OUTPUTS, EncodedTable, HeadStart, Task, unit_counts, units_of
 from nanonet.tasks.budgets import Budget
@@ -55,7 +56,8 @@ class Summarization(Task[DocumentTable]):
 
     def read(self, source: str, labeled: bool) -> DocumentTable:
         """See `Task.read`."""
-        return read_documents(source, self._columns, self._settings.language, labeled=labeled)
+        use: LabelUse = "required" if labeled else "ignored"
+        return read_documents(source, self._columns, self._settings.language, labels=use)
 
     def label_set(self, labeled: DocumentTable) -> LabelSet:
         """Return `LABELS`, whatever the table."""
