@@ -115,13 +115,12 @@ def story_run(
 ) -> Path:
     """A summarizer's run, long enough to have learnt something. Read only."""
     from runs import succeed
-    from stories import FAST
+    from stories import flags
 
     out = tmp_path_factory.mktemp("story_runs") / "run"
     files = ["--labeled", stories / "summarized.jsonl", "--unlabeled", stories / "unlabeled.jsonl"]
-    settings = FAST | {"training.steps": 40}
-    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    how = ["--task", "summarization", "--backbone", tiny_bert_folder, *flags]
+    settings = flags(training__steps=40)
+    how = ["--task", "summarization", "--backbone", tiny_bert_folder, *settings]
     succeed("train", *files, *how, "--out", out)
     return out
 

@@ -20,6 +20,13 @@ FAST = {
 }
 
 
+def flags(**more: object) -> list[str]:
+    """Return ``--set`` options of `FAST` and more, with ``__`` for the dot of a key."""
+    settings = FAST | {key.replace("__", "."): value for key, value in more.items()}
+    words = {k: str(v).lower() if isinstance(v, bool) else v for k, v in settings.items()}
+    return [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+
+
 def make_story(rng: np.random.Generator, sentences: int) -> tuple[list[str], list[int]]:
     """Return the sentences of a document and which of them are its summary: the first at least."""
     labels = (rng.random(sentences) < 0.3).astype(int)

@@ -14,12 +14,13 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from nanonet import Summarizer
-from nanonet.cli.summaries import read_labeled
+from nanonet.core.config import DataConfig
 from nanonet.core.errors import RunError
+from nanonet.data.documents import read_documents
 from nanonet.report import charts, examples, figures, page, read_run, write_report
 from nanonet.tasks.metrics import class_scores, confusion, macro_f1
 from runs import refuse, succeed, temporary_files
-from stories import FAST, write_stories
+from stories import flags, write_stories
 from test_torch_free import ABSENT
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -87,7 +88,7 @@ def stories(tmp_path_factory):
 def summarizer(stories, tiny_bert_folder, tmp_path_factory):
     """A summarizer's run, an evaluation and its report, examples included. Read only."""
     out = tmp_path_factory.mktemp("summarizer") / "run"
-    settings = [part for key, value in FAST.items() for part in ("--set", f"{key}={value}")]
+    settings = flags()
     files = ["--labeled", stories / "labeled.jsonl", "--unlabeled", stories / "unlabeled.jsonl"]
     backbone = ["--backbone", tiny_bert_folder]
     succeed("train", "--task", "summarization", *files, *backbone, "--out", out, *settings)
@@ -242,7 +243,7 @@ def test_a_summarizer(summarizer):
 
 def test_marked_sentences_are_those_of_predict(summarizer, stories, tmp_path):
     succeed("export", summarizer, "--out", tmp_path / "bundle")
-    table = read_labeled(str(stories / "test.jsonl"), (), "en")
+    table = read_documents(str(stories / "test.jsonl"), DataConfig(), "en", labels="required")
     predictor = Summarizer.load(tmp_path / "bundle", threads=1)
     for example in examples.summarize(summarizer, table):
         line = int(re.search(r"line (\d+):", example.which).group(1))

@@ -11,8 +11,8 @@ from nanonet.tasks.base import FEATURES
 from nanonet.training.sentences import FEW, Regression, Start, fit_start
 from nanonet.training.train import train
 from runs import succeed
-from stories import write_stories
-from test_summarization_runs import flags, make_settings, make_tables
+from stories import flags, write_stories
+from test_summarization_runs import make_settings, make_tables
 
 WIDTH = 6
 

@@ -31,17 +31,11 @@ from nanonet.training.step import PhaseStep
 from nanonet.training.tasks import make_task
 from nanonet.training.train import train
 from runs import refuse, succeed
-from stories import FAST, chosen, make_stories, write_lines
+from stories import FAST, chosen, flags, make_stories, write_lines
 
 FP32 = Hardware("cpu", "fp32", "eager", 1)
 METRICS = ("rouge1", "rouge2", "rougeL")
 BASELINES = ("lead", "longest", "random", "centroid", "oracle")
-
-
-def flags(**more: object) -> list[str]:
-    settings = FAST | {key.replace("__", "."): value for key, value in more.items()}
-    words = {k: str(v).lower() if isinstance(v, bool) else v for k, v in settings.items()}
-    return [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
 
 
 def make_settings(folder: Path, recipe: str = "summarization", **more: object):

@@ -26,7 +26,7 @@ from nanonet.tasks.documents import join_sentences
 from nanonet.tasks.rouge import METRICS
 from nanonet.training.run_folder import RunFolder
 from runs import refuse, succeed
-from stories import FAST, make_stories
+from stories import FAST, flags, make_stories
 from test_compression import folder  # noqa: F401 (a fixture)
 
 DOCUMENTS = [texts for texts, _ in make_stories(12, seed=21, longest=30)]
@@ -37,8 +37,8 @@ def run(stories, folder, tmp_path_factory) -> Path:  # noqa: F811
     """A run whose tokenizer can be trimmed."""
     out = tmp_path_factory.mktemp("runs") / "run"
     files = ["--labeled", stories / "summarized.jsonl", "--unlabeled", stories / "unlabeled.jsonl"]
-    flags = [part for key, value in FAST.items() for part in ("--set", f"{key}={value}")]
-    succeed("train", "--task", "summarization", *files, "--backbone", folder, *flags, "--out", out)
+    how = ["--task", "summarization", "--backbone", folder, *flags()]
+    succeed("train", *files, *how, "--out", out)
     return out
 
 

@@ -1,11 +1,12 @@
 """`nanonet report`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from nanonet.cli.common import data_set_option, existing_folder, need, read
-from nanonet.cli.summaries import TASK, read_labeled
+from nanonet.cli.summaries import is_summarizer, read_for
 
 
 @click.command()
@@ -24,15 +25,13 @@ def report(run: str, data: str | None, out: str | None, settings: tuple[str, ...
     target = path / "report.html" if out is None else Path(out)
     found = pages.read_run(path)
     pages.check_out(target)
-    table = None
+    table: Any = None
     if data is not None:
         run_folder = need("nanonet.training.run_folder", "scoring a run").RunFolder(path)
         run_folder.read_summary()  # refuse before the data is read
-        config, _ = run_folder.read_config()
-        table = (
-            read_labeled(data, settings, config.summarization.language)
-            if config.task == TASK
-            else read(data, settings, labels="required")
-        )
+        if is_summarizer(path):
+            table = read_for(path, data, settings, labels="required")
+        else:
+            table = read(data, settings, labels="required")
     pages.write_report(found, target, table)
     click.echo(f"{target}: {target.stat().st_size / 1000:.0f} kB", err=True)

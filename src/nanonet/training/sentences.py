@@ -3,7 +3,7 @@
 With few documents, gradient steps of a fixed size overwrite what position and centrality alone say,
 and often for the worse. So the heads start from a regression, as strong as held-out documents bear
 out: first on the features alone, then on features and the sentences' pooled vectors, as long as
-these bring more than one standard error. Where they do not, the encoder stays out of it.
+these bring more than two standard errors. Where they do not, the encoder stays out of it.
 What this brings is measured in ``docs/experiments.md``.
 """
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 FEW = (2, 8)  # a decay with the rank, and centrality: what ten documents can weigh
 STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C, the inverse of the penalty's weight
 VECTOR_STRENGTHS = (0.1, 0.5, 2.5, 12.0)  # C of the vectors' weights
+VECTORS_MARGIN = 2.0  # standard errors by which the vectors must help to be used
 FOLDS = 10
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -46,7 +47,7 @@ class Start:
         vectors: weights (H,); zeros where the vectors brought nothing.
         bias: the intercept.
         regression: the one that was chosen.
-        losses: ranking loss (see `_held_out_losses`) of the best regressions without vectors
+        losses: log loss per sentence on held-out documents of the best regressions without vectors
             (``features``) and with them (``encoder``); empty where none was held out.
     """
 
@@ -58,7 +59,7 @@ class Start:
 
     @property
     def uses_vectors(self) -> bool:
-        """Whether the vectors brought more than one standard error."""
+        """Whether the vectors brought enough."""
         return self.regression.vector_strength > 0
 
     def note(self) -> dict[str, Any]:
@@ -101,9 +102,12 @@ def fit_start(
         seed: draws the folds.
         like: fit the same regression as there, without holding documents out.
     """
-    rows = list(zip(features, vectors, strict=True))
+    # Less its mean over the document, as the features are: sentences compete within one, and what
+    # a vector says of the whole document helps none of them.
+    rows = [(f, v - v.mean(0)) for f, v in zip(features, vectors, strict=True)]
     regression, losses = _choose(rows, labels, seed) if like is None else (like.regression, {})
     own, other, bias = _fit(rows, labels, regression)
+    bias -= float(np.mean([v.mean(0) @ other for v in vectors]))
     return Start(own, other, bias, regression, losses)
 
 
@@ -122,7 +126,7 @@ def _choose(
     rival = _held_out_losses(rows, labels, rich, seed)
     best = int(rival.mean(1).argmin())
     gain = own[place] - rival[best]
-    better = gain.mean() > _standard_error(gain)
+    better = gain.mean() > VECTORS_MARGIN * _standard_error(gain)
     losses = {"features": float(own[place].mean()), "encoder": float(rival[best].mean())}
     return rich[best] if better else plain[place], losses
 
@@ -155,23 +159,18 @@ def _held_out_losses(
     regressions: Sequence[Regression],
     seed: int,
 ) -> Floats:
-    """Return each document's ranking loss when held out, (regressions, n).
-
-    The mean over the sentences of its summary of -log softmax of the document's logits: only how
-    sentences of one document compare matters, for that is what a summary is chosen by.
-    """
+    """Return each document's log loss per sentence when held out, (regressions, n)."""
     count = len(labels)
-    losses = np.zeros((len(regressions), count))
+    losses = np.empty((len(regressions), count))
     order = np.random.default_rng((seed, count)).permutation(count)
     for fold in np.array_split(order, min(FOLDS, count)):
         others = np.setdiff1d(order, fold)
         known, truth = [rows[i] for i in others], [labels[i] for i in others]
         for k, regression in enumerate(regressions):
-            own, other, _ = _fit(known, truth, regression)
+            own, other, bias = _fit(known, truth, regression)
             for i in fold:
-                logits = rows[i][0] @ own + rows[i][1] @ other
-                shares = logits - np.logaddexp.reduce(logits)
-                losses[k, i] = -shares[labels[i] == 1].mean() if labels[i].any() else 0.0
+                logits = rows[i][0] @ own + rows[i][1] @ other + bias
+                losses[k, i] = np.logaddexp(0.0, (1.0 - 2.0 * labels[i]) * logits).mean()
     return losses
 
 
