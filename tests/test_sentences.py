@@ -8,11 +8,12 @@ import torch
 
 from nanonet.models.heads import LinearHead
 from nanonet.tasks.base import FEATURES
+from nanonet.tasks.documents import join_sentences
 from nanonet.training.sentences import FEW, Regression, Start, fit_start
 from nanonet.training.train import train
 from runs import succeed
-from stories import flags, write_stories
-from test_summarization_runs import make_settings, make_tables
+from stories import flags, make_stories, write_stories
+from test_summarization_runs import make_settings, make_tables, same_scores
 
 WIDTH = 6
 
@@ -127,8 +128,15 @@ def test_a_run_whose_encoder_brings_nothing_trains_nothing(tiny_bert_folder, tmp
     assert not tensors["linear.weight"].any()
     assert tensors["feature_weights"].any()
     succeed("export", tmp_path / "run", "--out", tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "model.onnx").stat().st_size < 10_000  # no encoder
+    same_scores(tmp_path / "run", tmp_path / "bundle", stories_to_score())
+    succeed("export", tmp_path / "run", "--out", tmp_path / "int8", "--quantize", "int8")
     text = "One apple fell. Two pears stood there. Nobody came."
     assert succeed("predict", tmp_path / "bundle", text).out.strip()
+
+
+def stories_to_score():
+    return [join_sentences(texts) for texts, _ in make_stories(6, seed=4, longest=40)]
 
 
 def load_heads(run):

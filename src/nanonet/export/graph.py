@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanonet.core.errors import BundleError
-from nanonet.models.cohort import Learner
+from nanonet.models.cohort import FeatureScorer, Learner
 from nanonet.tasks.base import FEATURES
 
 PARITY_LIMIT = 1e-4  # largest difference of a logit between torch and onnxruntime
@@ -43,7 +43,7 @@ def write_onnx(learner: Learner, path: Path) -> None:
     """Write a learner as ONNX: token ids and mask (rows, tokens) -> logits (rows, classes).
 
     Where units are sentences, there are more inputs, see `sentence_feed`, and the logits are (rows,
-    sentences).
+    sentences); an encoder that has no say in them is left out.
     """
     feed = {"input_ids": np.ones((2, 16), dtype=np.int64), "attention_mask": np.ones((2, 16), int)}
     feed["attention_mask"][1, 9:] = 0
@@ -53,7 +53,7 @@ def write_onnx(learner: Learner, path: Path) -> None:
     axes = SENTENCE_AXES | dict.fromkeys(("input_ids", "attention_mask"), ("rows", "tokens"))
     with _quiet():
         program = torch.onnx.export(
-            learner,
+            FeatureScorer(learner.head) if _is_encoder_idle(learner) else learner,
             tuple(torch.from_numpy(array) for array in feed.values()),
             input_names=list(feed),
             output_names=["logits"],
@@ -66,6 +66,10 @@ def write_onnx(learner: Learner, path: Path) -> None:
         model = program.model_proto
     _strip(model)
     onnx.save(model, str(path))
+
+
+def _is_encoder_idle(learner: Learner) -> bool:
+    return learner.outputs.features > 0 and learner.head.reads_features_alone
 
 
 def _strip(model: Any) -> None:

@@ -266,6 +266,25 @@ class Learner(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
+class FeatureScorer(nn.Module):
+    """What is left of a `Learner` whose head reads features alone: no encoder."""
+
+    def __init__(self, head: LinearHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        pooling: Tensor,
+        features: Tensor,
+    ) -> Tensor:
+        """Return logits (B, S) of features (B, S, F), see `Learner.forward`."""
+        return self.head.score_features(features).squeeze(-1)
+
+
 class Cohort(nn.Module):
     """A teacher (optional) and K students by name: ``teacher``, ``student1`` … ``studentK``."""
 

@@ -54,6 +54,11 @@ class LinearHead(nn.Module):
         self.normalize = normalize
         self.scale = scale
 
+    @property
+    def reads_features_alone(self) -> bool:
+        """Whether the vectors have no say."""
+        return not self.linear.weight.any()
+
     @torch.no_grad()
     def start_from(
         self, weights: NDArray[np.float64], features: NDArray[np.float64], bias: float
@@ -73,8 +78,12 @@ class LinearHead(nn.Module):
         """Return logits (.., C) of pooled vectors (.., H) and features (.., F)."""
         if self.normalize:
             pooled = F.normalize(pooled, dim=-1)
-        logits = F.linear(pooled, self.linear.weight, self.linear.bias)
-        if features is not None:
-            # No matrix product: in 8 bits a few large weights would lose too much.
-            logits = logits + (features.unsqueeze(-2) * self.feature_weights).sum(-1)
-        return self.scale * logits
+        if features is None:
+            return self.scale * F.linear(pooled, self.linear.weight, self.linear.bias)
+        return self.scale * F.linear(pooled, self.linear.weight) + self.score_features(features)
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """Return the part of the logits (.., C) that features (.., F) and bias make."""
+        # No matrix product: in 8 bits a few large weights would lose too much.
+        products = features.unsqueeze(-2) * self.feature_weights
+        return self.scale * (products.sum(-1) + self.linear.bias)
