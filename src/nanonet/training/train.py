@@ -16,7 +16,7 @@ from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
-from nanonet.tasks.base import EncodedTable, Task, Window
+from nanonet.tasks.base import EncodedTable, Task, Window, unit_counts
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.tokenization import TextTokenizer, length_quantiles
 from nanonet.training.checkpoint import (
@@ -40,7 +40,7 @@ from nanonet.training.selection import Selection, select_by_agreement, select_by
 from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
 
-SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
+SELECTION_UNITS = 512  # unlabelled texts, or sentences, on which the cohort's agreement is measured
 
 
 def train(
@@ -330,8 +330,9 @@ def select(prepared: Prepared, seed: int) -> Selection:
         return Selection(prepared.cohort.students[0], "the only student", 0, {})
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     ids = pool.encoded.ids
-    rows = np.random.default_rng((seed, len(ids))).permutation(len(ids))[:SELECTION_ROWS]
-    sample = [ids[i] for i in rows]
+    order = np.random.default_rng((seed, len(ids))).permutation(len(ids))
+    held = np.cumsum(unit_counts(ids)[order])
+    sample = [ids[i] for i in order[: np.searchsorted(held, SELECTION_UNITS) + 1]]
     logits = {
         name: predict_logits(prepared.cohort[name], sample, prepared.hardware) for name in names
     }
