@@ -37,6 +37,11 @@ from nanonet.core.errors import ConfigError
 @click.option("--out", required=True, metavar="RUN", help="The run folder to write.")
 @click.option("--resume", is_flag=True, help="Continue RUN from its newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace RUN if it exists.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Measure where the time goes: a table, RUN/profile.json, and RUN/trace.json for Perfetto.",
+)
 @click.option("--quiet", is_flag=True, help="Show warnings and errors only.")
 def train(
     labeled: str | None,
@@ -53,6 +58,7 @@ def train(
     out: str,
     resume: bool,
     overwrite: bool,
+    profile: bool,
     quiet: bool,
 ) -> None:
     """Train a teacher and its students.
@@ -97,6 +103,7 @@ def train(
         mode="resume" if resume else "overwrite" if overwrite else "new",
         init=Path(init) if init else None,
         display=display.ConsoleDisplay(quiet=quiet),
+        profile=profile,
     )
 
 

@@ -32,6 +32,7 @@ from nanonet.training.optim import (
     set_learning_rates,
 )
 from nanonet.training.plan import Phase, Plan
+from nanonet.training.profile import OFF, Profile, traced_steps
 from nanonet.training.propagation import SoftLabels, propagate
 from nanonet.training.step import Batch, PhaseStep
 
@@ -121,6 +122,7 @@ class Engine:
 
     Attributes:
         soft_labels: what propagation said of ``rows.unlabeled``, once it was done.
+        profile: measures where the time goes.
         optimizers: one per phase, by the phase's name.
         propagation_step: the step before which propagation is done; None: never.
     """
@@ -131,6 +133,7 @@ class Engine:
     config: Config
     hardware: Hardware
     soft_labels: SoftLabels | None = None
+    profile: Profile = OFF
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
     propagation_step: int | None = field(init=False)
 
@@ -145,6 +148,7 @@ class Engine:
         self._views = {name: self.config.views.of(name) for name in self.cohort}
         for name, view in self._views.items():
             set_dropout(self.cohort[name], view.dropout)
+            self.cohort[name].encoder.gradient_checkpointing = training.gradient_checkpointing
         unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
         self._units = unit_counts(self.rows.labeled), unit_counts(unlabeled)
         self._batches = StepBatches(
@@ -162,11 +166,18 @@ class Engine:
         for name, view in self._views.items():
             self.cohort[name].train(view.dropout > 0.0)
         window = _Window()
+        if self.profile.on:
+            traced = traced_steps(position.step, training.steps, self._busy())
+            self.profile.start(traced, self.hardware.device)
         while position.step < training.steps and not stop.reason:
             step = position.step
+            self.profile.start_step(step)
             if step == self.propagation_step:
-                self.soft_labels = self._propagate()
-            batch = self._draw(step)
+                with self.profile.span("propagation"):
+                    self.soft_labels = self._propagate()
+            with self.profile.span("data"):
+                batch = self._draw(step)
+            self.profile.count(len(batch.labeled) + len(batch.unlabeled), batch.tokens)
             torch.manual_seed(_step_seed(self.config.seed, step))  # for dropout
             losses: dict[str, float] = {}
             targets: dict[Stream, LearnerOutput] = {}
@@ -186,8 +197,18 @@ class Engine:
             if last or stop.reason or position.step % training.checkpoint_every == 0:
                 observer.on_checkpoint(position)
                 window.restart()  # what observers do is not training time
+        self.profile.end_trace()
         self.cohort.eval()
         return position
+
+    def _busy(self) -> range:
+        """Return the steps in which as many phases step as ever do, from the first such on."""
+        steps = self.config.training.steps
+        counts = [len(self._active(step)) for step in range(steps)]
+        most = max(counts)
+        first = counts.index(most)
+        rest = (i for i in range(first, steps) if counts[i] < most)
+        return range(first, next(rest, steps))
 
     def _draw(self, step: int) -> Batch:
         labeled, unlabeled = self._batches.draw(step)
@@ -241,23 +262,30 @@ class Engine:
             self.config.training.steps,
             self.plan.parts,
             targets,
+            self.profile,
         )
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.hardware.device)
         with autocast(self.hardware):
             for learner in phase.learners:
                 for name, objective in phase.objectives.items():
-                    loss = objective.loss(learner, view)
+                    with self.profile.span("losses"):
+                        loss = objective.loss(learner, view)
                     total = total + objective.weight_at(progress) * loss
                     values[f"{learner}.{name}"] = loss.detach()
-        total.backward()  # type: ignore[no-untyped-call]
+        with self.profile.span("backward"):
+            total.backward()  # type: ignore[no-untyped-call]
+        with self.profile.span("optimizer"):
+            self._update(phase, progress)
+        return {name: float(value) for name, value in values.items()}
+
+    def _update(self, phase: Phase, progress: float) -> None:
         for learner in phase.learners:
             clip_gradients(self.cohort[learner].own_parameters().values(), phase.config.clip_norm)
         optimizer = self.optimizers[phase.name]
         set_learning_rates(optimizer, schedule_factor(phase.config, progress))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {name: float(value) for name, value in values.items()}
 
     def _log_row(self, position: Position, tokens_per_second: float) -> LogRow:
         rates = {

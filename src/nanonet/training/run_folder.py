@@ -15,6 +15,8 @@
     checkpoints/           step-NNNNNN/, the newest two
     learners.safetensors   the trained tensors of all learners (at the end)
     summary.json           the outcome (at the end)
+    profile.json           where the time went (with ``--profile``)
+    trace.json             a few steps, for Perfetto or chrome://tracing (with ``--profile``)
     evaluations.jsonl      what ``nanonet evaluate`` found, one line per data file
 """
 
@@ -51,8 +53,9 @@ PACKAGES = (
     "scipy",
     "safetensors",
 )
-# Settings that may differ when a run is resumed: they change when it stops, not what it computes.
-FREE_ON_RESUME = ("training.max_minutes",)
+# Settings that may differ when a run is resumed: they change when it stops, or what it keeps in
+# memory, not what it computes.
+FREE_ON_RESUME = ("training.max_minutes", "training.gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,11 @@ class RunFolder:
     def evaluations(self) -> Path:
         """File of what ``nanonet evaluate`` found."""
         return self.path / "evaluations.jsonl"
+
+    @property
+    def profile(self) -> Path:
+        """File of where the time went."""
+        return self.path / "profile.json"
 
     @property
     def learners(self) -> Path:

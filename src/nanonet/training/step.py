@@ -1,6 +1,7 @@
 """One phase of one step: who reads which rows, computed once and only when asked for."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ from nanonet.tasks.base import Row, Window, unit_counts
 from nanonet.tasks.tokenization import length_chunks, pad
 from nanonet.tasks.windows import pad_windows
 from nanonet.training.plan import Phase
+from nanonet.training.profile import OFF, Profile
 from nanonet.training.views import is_plain, make_views, view_generator
 
 Streams = frozenset[Stream]
@@ -83,7 +85,13 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Real tokens of all rows."""
-        return sum(len(row) for row in (*self.labeled, *self.unlabeled))
+        return self.size(frozenset({"labeled", "unlabeled"}))[1]
+
+    def size(self, streams: Streams) -> tuple[int, int]:
+        """Return the rows of these streams and their tokens."""
+        rows = self.labeled if "labeled" in streams else []
+        rows = rows + (self.unlabeled if "unlabeled" in streams else [])
+        return len(rows), sum(len(row) for row in rows)
 
 
 class PhaseStep:
@@ -105,6 +113,7 @@ class PhaseStep:
         teacher_targets: the teacher's outputs by stream, handed from phase to phase of one step: a
             teacher that has read the rows to learn from them need not read them again to be a
             target. Such targets are from before its update.
+        profile: measures where the time goes.
     """
 
     def __init__(
@@ -118,6 +127,7 @@ class PhaseStep:
         steps: int,
         keep: Parts = NO_PARTS,
         teacher_targets: dict[Stream, LearnerOutput] | None = None,
+        profile: Profile = OFF,
     ) -> None:
         self._cohort = cohort
         self._phase = phase
@@ -130,6 +140,7 @@ class PhaseStep:
         self._own: dict[str, LearnerOutput] = {}
         self._targets: dict[tuple[str, Stream], LearnerOutput] = {}
         self._teacher_targets = {} if teacher_targets is None else teacher_targets
+        self._profile = profile
 
     @property
     def labels(self) -> Tensor:
@@ -157,10 +168,11 @@ class PhaseStep:
         if stream not in streams:
             raise ValueError(f"an objective of phase {self._phase.name} reads undeclared {stream}")
         if learner not in self._own:
-            chunks = self._batch.chunks(streams)
-            views = self._views_of(learner, chunks, "labeled" in streams)
+            chunks = self._chunks(streams)
             module = self._cohort[learner]
-            self._own[learner] = module.read(chunks, views, self._keep)
+            with self._forward(learner, streams):
+                views = self._views_of(learner, chunks, "labeled" in streams)
+                self._own[learner] = module.read(chunks, views, self._keep)
             # Without dropout and on the text as it is, what was read is as good as a target.
             if learner == TEACHER and not module.training and views is None:
                 for part in streams:
@@ -190,11 +202,20 @@ class PhaseStep:
             module = self._cohort[learner]
             was_training = module.training
             module.eval()
-            with torch.no_grad():
-                chunks = self._batch.chunks(frozenset({stream}))
+            streams: Streams = frozenset({stream})
+            chunks = self._chunks(streams)
+            with torch.no_grad(), self._forward(learner, streams):
                 self._targets[key] = module.read(chunks, None, self._keep)
             module.train(was_training)
         return self._targets[key]
+
+    def _chunks(self, streams: Streams) -> list[Chunk]:
+        with self._profile.span("data"):
+            return self._batch.chunks(streams)
+
+    def _forward(self, learner: str, streams: Streams) -> AbstractContextManager[None]:
+        who = "teacher" if learner == TEACHER else "students"
+        return self._profile.span(f"{who} forward", *self._batch.size(streams))
 
     def _views_of(self, learner: str, chunks: list[Chunk], labeled: bool) -> list[ChunkView] | None:
         """Return how a learner that trains sees the chunks; None: as they are."""

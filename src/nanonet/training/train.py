@@ -32,8 +32,9 @@ from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run
 from nanonet.training.engine import LogRow
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables, describe_inputs
-from nanonet.training.plan import make_plan
+from nanonet.training.plan import WARMUP, make_plan
 from nanonet.training.prepare import Prepared, prepare
+from nanonet.training.profile import OFF, Profile, report_lines
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.selection import Selection, select_by_agreement, select_by_score
@@ -52,6 +53,7 @@ def train(
     init: Path | None = None,
     monitor: TextTable | None = None,
     display: Display | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train a cohort and return the summary that ``out`` then holds.
 
@@ -68,6 +70,8 @@ def train(
         monitor: labelled texts that are scored at every checkpoint, for a learning curve. They
             never influence the run.
         display: where messages and progress go.
+        profile: whether to measure where this session's time goes (see `profile`), and to leave
+            ``profile.json`` and ``trace.json`` in ``out``.
 
     Raises:
         NanoNetError: see the subclasses.
@@ -79,10 +83,13 @@ def train(
     if is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
+    clock = Profile(run.path) if profile else OFF
     hardware = hardware_of(run, config, mode)
-    backbone = _checked_backbone(config, hardware)
+    with clock.span("model"):
+        backbone = _checked_backbone(config, hardware)
     task = make_task(config)
-    texts = _read(config, backbone, task, read_data(), monitor)
+    with clock.span("reading"):
+        texts = _read(config, backbone, task, read_data(), monitor)
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     inputs = _describe(texts.tables, backbone, start)
@@ -90,7 +97,10 @@ def train(
         check_resumable(run, config, inputs, init)
     parts = (config, backbone, hardware, texts.encoded, texts.labels, task)
     warms_up = config.warmup.steps > 0 and "unlabeled" in texts.encoded
-    prepared = None if warms_up else prepare(*parts, start, run.read_warmup() if resuming else None)
+    prepared = None
+    if not warms_up:
+        with clock.span("model"):
+            prepared = prepare(*parts, start, run.read_warmup() if resuming else None)
 
     with _writing(run), own_chance_and_threads(hardware.threads):
         if not resuming:
@@ -98,12 +108,40 @@ def train(
         warnings = texts.warnings + (version_warnings(run) if resuming else [])
         log = LoggingDisplay(shown, run.path / "log.txt")
         seconds = 0.0
-        if prepared is None:
-            origin = (backbone.fingerprint, backbone.pooling, inputs["unlabeled"]["fingerprint"])
-            ids = texts.encoded["unlabeled"].encoded.ids
-            warmup = warm_up(config, run, hardware, ids, " ".join(origin), log)
-            prepared, seconds = prepare(*parts, None, warmup.tensors), warmup.seconds
-        return _train(run, config, prepared, texts, warnings, seconds, log)
+        with _profiled(run, clock, log):
+            if prepared is None:
+                origin = (
+                    backbone.fingerprint,
+                    backbone.pooling,
+                    inputs["unlabeled"]["fingerprint"],
+                )
+                ids = texts.encoded["unlabeled"].encoded.ids
+                with clock.within(WARMUP):
+                    warmup = warm_up(config, run, hardware, ids, " ".join(origin), log, clock)
+                with clock.span("model"):
+                    prepared = prepare(*parts, None, warmup.tensors)
+                seconds = warmup.seconds
+            prepared.engine.profile = clock
+            return _train(run, config, prepared, texts, warnings, seconds, log)
+
+
+@contextmanager
+def _profiled(run: RunFolder, clock: Profile, log: Display) -> Iterator[None]:
+    """Show and write where the time went, in a run that is interrupted too."""
+
+    def write() -> None:
+        if clock.on:
+            report = clock.report()
+            write_json(run.profile, report)
+            for line in report_lines(report):
+                log.say(line)
+
+    try:
+        yield
+    except InterruptedRunError:
+        write()
+        raise
+    write()
 
 
 def _check_init(config: Config, init: Path | None, out: Path) -> None:
@@ -288,17 +326,20 @@ class _Recorder:
 
     def on_checkpoint(self, position: Position) -> None:
         """See `engine.Observer`."""
+        profile = self._prepared.engine.profile
         if self._monitor is not None:
-            scores = _scores(self._prepared, self._monitor)
+            with profile.span("evaluation"):
+                scores = _scores(self._prepared, self._monitor)
             row = {"kind": "evaluation", "step": position.step, "set": self._monitor.source}
             self._run.append_metrics({**row, self._prepared.task.metric: scores})
-        save_checkpoint(
-            self._run.checkpoints,
-            position,
-            self._prepared.cohort,
-            self._prepared.engine.optimizers,
-            self._prepared.engine.soft_labels,
-        )
+        with profile.span("checkpoint"):
+            save_checkpoint(
+                self._run.checkpoints,
+                position,
+                self._prepared.cohort,
+                self._prepared.engine.optimizers,
+                self._prepared.engine.soft_labels,
+            )
 
 
 def _scores(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
@@ -344,7 +385,8 @@ def _finish(
     display: Display,
 ) -> dict[str, Any]:
     cohort = prepared.cohort
-    selection = select(prepared, config.seed)
+    with prepared.engine.profile.span("evaluation"):
+        selection = select(prepared, config.seed)
     tensors = cohort.own_tensors()
     write_tensors(run.learners, tensors)
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])

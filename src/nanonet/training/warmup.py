@@ -34,6 +34,7 @@ from nanonet.training.device import Hardware, attention_of, shrink_frozen
 from nanonet.training.display import Display, run_shown
 from nanonet.training.engine import Engine, LogRow, TrainingRows
 from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
+from nanonet.training.profile import OFF, Profile
 from nanonet.training.run_folder import RunFolder
 
 WARMUP_PADDING = 0.5  # padding per real token in a chunk at most
@@ -79,6 +80,7 @@ def warm_up(
     unlabeled: Sequence[Row],
     fingerprint: str,
     display: Display,
+    profile: Profile = OFF,
 ) -> Warmup:
     """Return what a warm-up makes of the students: from the cache, or by training.
 
@@ -89,6 +91,7 @@ def warm_up(
         unlabeled: rows.
         fingerprint: of backbone, its pooling, and texts.
         display: where messages and progress go.
+        profile: measures where the time goes.
 
     Raises:
         InterruptedRunError: stopped by Ctrl-C after saving a checkpoint.
@@ -104,7 +107,7 @@ def warm_up(
             return Warmup(tensors, 0.0)
         except ValueError:
             display.warn(f"{cache} is damaged: warming up again")
-    found = _train(config, run, hardware, unlabeled, display)
+    found = _train(config, run, hardware, unlabeled, display, profile)
     run.write_warmup(found.tensors, found.seconds, cached=False)
     shutil.rmtree(run.warmup.path, ignore_errors=True)  # its checkpoints have served
     if cache is not None:
@@ -117,7 +120,12 @@ def warm_up(
 
 
 def _train(
-    config: Config, run: RunFolder, hardware: Hardware, unlabeled: Sequence[Row], display: Display
+    config: Config,
+    run: RunFolder,
+    hardware: Hardware,
+    unlabeled: Sequence[Row],
+    display: Display,
+    profile: Profile,
 ) -> Warmup:
     own = _own_config(config)
     plan = warmup_plan(config)
@@ -128,7 +136,8 @@ def _train(
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
-    engine = Engine(cohort, plan, TrainingRows([], np.empty(0, np.int64), unlabeled), own, hardware)
+    rows = TrainingRows([], np.empty(0, np.int64), unlabeled)
+    engine = Engine(cohort, plan, rows, own, hardware, profile=profile)
     position = Position(0, 0.0, {}, {})
     if checkpoints := list_checkpoints(run.warmup.checkpoints):
         position = load_checkpoint(checkpoints[-1], cohort, engine.optimizers)
@@ -227,4 +236,5 @@ class _Recorder:
     def on_checkpoint(self, position: Position) -> None:
         """See `engine.Observer`."""
         engine = self._engine
-        save_checkpoint(self._folder.checkpoints, position, engine.cohort, engine.optimizers)
+        with engine.profile.span("checkpoint"):
+            save_checkpoint(self._folder.checkpoints, position, engine.cohort, engine.optimizers)
