@@ -18,7 +18,6 @@ from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.rouge import rouge_of
 from nanonet.tasks.tokenization import UNKNOWN_SHARE_LIMIT, TextTokenizer, unknown_warning
 from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments
-from nanonet.training.inputs import leak_warnings
 
 LABELS = LabelSet((0, 1), ("other", "summary"))  # of a sentence
 
@@ -67,7 +66,7 @@ class Summarization(Task[DocumentTable]):
         warnings = [line for table in tables.values() for line in table.warnings()]
         if copies := duplicate_count(labeled.texts):
             warnings.append(f"{labeled.source}: {copies} documents are copies of an earlier one")
-        return warnings + leak_warnings(tables)
+        return warnings
 
     def encode(
         self, table: DocumentTable, labels: LabelSet | None, tokenizer: TextTokenizer

@@ -20,7 +20,7 @@ from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
 from nanonet.models.cohort import TEACHER, Cohort, LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.base import Row, unit_counts, units_of
+from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
@@ -152,8 +152,8 @@ class Engine:
         unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
         self._units = unit_counts(self.rows.labeled), unit_counts(unlabeled)
         self._batches = StepBatches(
-            np.array([len(row) for row in self.rows.labeled], dtype=np.int64),
-            np.array([len(row) for row in unlabeled], dtype=np.int64),
+            row_lengths(self.rows.labeled),
+            row_lengths(unlabeled),
             training.labeled_batch,
             training.unlabeled_batch,
             training.token_budget,

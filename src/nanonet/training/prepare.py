@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nanonet.core.config import Config
+from nanonet.core.config import Config, TrainingConfig
 from nanonet.core.errors import RunError
 from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import Cohort, build_cohort, learner_plans
 from nanonet.tasks.base import EncodedTable, Row, Task
 from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.stored import StoredRows, random_rows
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
@@ -70,7 +71,10 @@ def prepare(
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
-    unlabeled = _within_reach(encoded["unlabeled"], config) if "unlabeled" in encoded else []
+    unlabeled: Sequence[Row] = []
+    if "unlabeled" in encoded:
+        pool = encoded["unlabeled"].encoded.ids
+        unlabeled = within_reach(pool, config.training, config.seed)
     rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware)
@@ -78,17 +82,16 @@ def prepare(
     return Prepared(cohort, engine, hardware, encoded, truncated, task)
 
 
-def _within_reach(table: EncodedTable, config: Config) -> Sequence[Row]:
+def within_reach(rows: Sequence[Row], training: TrainingConfig, seed: int) -> Sequence[Row]:
     """Return the unlabelled rows that the steps can reach, or enough to propagate labels along.
 
     Steps draw a limited number of texts; without this, propagation would place all others too.
     """
-    ids = table.encoded.ids
-    wanted = max(config.training.steps * config.training.unlabeled_batch, PROPAGATION_TEXTS)
-    if len(ids) <= wanted:
-        return ids
-    rows = np.random.default_rng((config.seed, len(ids))).permutation(len(ids))[:wanted]
-    return [ids[i] for i in np.sort(rows)]
+    wanted = max(training.steps * training.unlabeled_batch, PROPAGATION_TEXTS)
+    if len(rows) <= wanted:
+        return rows
+    places = np.sort(random_rows(len(rows), wanted, seed))
+    return rows.take(places) if isinstance(rows, StoredRows) else [rows[i] for i in places]
 
 
 def _check_start(init: Path, config: Config, backbone: Backbone, labels: LabelSet) -> None:

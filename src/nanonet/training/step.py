@@ -21,7 +21,7 @@ from nanonet.models.cohort import (
     Units,
 )
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.base import Row, Window, unit_counts
+from nanonet.tasks.base import Row, Window, row_lengths, unit_counts
 from nanonet.tasks.tokenization import length_chunks, pad
 from nanonet.tasks.windows import pad_windows
 from nanonet.training.plan import Phase
@@ -40,7 +40,7 @@ def make_chunks(
         return torch.from_numpy(array.copy()).to(device)
 
     chunks = []
-    for places in length_chunks([len(row) for row in ids], max_padding, token_budget):
+    for places in length_chunks(row_lengths(ids), max_padding, token_budget):
         rows = [ids[i] for i in places]
         input_ids, mask = pad([row.ids if isinstance(row, Window) else row for row in rows])
         windows = [row for row in rows if isinstance(row, Window)]

@@ -1,6 +1,6 @@
 """`train`: from tables of texts to a finished run folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
-from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
-from nanonet.tasks.base import EncodedTable, Task, Window
+from nanonet.tasks.base import EncodedTable, Task
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.tokenization import TextTokenizer, length_quantiles
+from nanonet.tasks.stored import random_rows
+from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -31,13 +31,21 @@ from nanonet.training.device import Hardware, attention_of, own_chance_and_threa
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
 from nanonet.training.engine import LogRow
 from nanonet.training.evaluation import predict_logits
-from nanonet.training.inputs import TrainingTables, describe_inputs
+from nanonet.training.inputs import TrainingTables
 from nanonet.training.plan import WARMUP, make_plan
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.profile import OFF, Profile, report_lines
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.selection import Selection, select_by_agreement, select_by_score
+from nanonet.training.streams import (
+    TextFacts,
+    facts_of,
+    text_warnings,
+    token_counts,
+    token_lengths,
+    write_hashes,
+)
 from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
 
@@ -92,7 +100,7 @@ def train(
         texts = _read(config, backbone, task, read_data(), monitor)
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
-    inputs = _describe(texts.tables, backbone, start)
+    inputs = _describe(texts.facts, backbone, start)
     if resuming:
         check_resumable(run, config, inputs, init)
     parts = (config, backbone, hardware, texts.encoded, texts.labels, task)
@@ -165,10 +173,10 @@ def _checked_backbone(config: Config, hardware: Hardware) -> Backbone:
 class _Texts:
     """What a run reads, checked and encoded."""
 
-    tables: TrainingTables
     labels: LabelSet
     tokenizer: TextTokenizer
     encoded: dict[str, EncodedTable]
+    facts: dict[str, TextFacts]
     watched: EncodedTable | None
     warnings: list[str]
 
@@ -180,22 +188,31 @@ def _read(
     tables: TrainingTables,
     monitor: TextTable | None,
 ) -> _Texts:
+    named = tables.by_name()
     labels = task.label_set(tables.labeled)
-    warnings = task.warnings(tables.by_name(), labels)
+    warnings = task.warnings(named, labels)
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
     encoded = {
         name: task.encode(table, None if name == "unlabeled" else labels, tokenizer)
-        for name, table in tables.by_name().items()
+        for name, table in named.items()
     }
+    facts = {name: facts_of(table, encoded[name]) for name, table in named.items()}
+    warnings += text_warnings(facts)
     for table in encoded.values():
         warnings += task.encoding_warnings(table, config.data.max_length)
     watched = task.encode(monitor, labels, tokenizer) if monitor else None
-    return _Texts(tables, labels, tokenizer, encoded, watched, warnings)
+    return _Texts(labels, tokenizer, encoded, facts, watched, warnings)
 
 
-def _describe(tables: TrainingTables, backbone: Backbone, start: Path | None) -> dict[str, Any]:
+def _describe(
+    facts: Mapping[str, TextFacts], backbone: Backbone, start: Path | None
+) -> dict[str, Any]:
     """Return what a run folder keeps of tables, backbone and the run that it starts from."""
-    inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
+    inputs: dict[str, Any] = {
+        name: {"source": each.source, "rows": each.count, "fingerprint": each.fingerprint}
+        for name, each in facts.items()
+    }
+    inputs["backbone_fingerprint"] = backbone.fingerprint
     if start is not None:
         sha256 = RunFolder(start).read_summary()["weights_sha256"]
         inputs["init"] = {"source": str(start), "weights_sha256": sha256}
@@ -218,7 +235,7 @@ def _train(
     start_at = _position(run, prepared) or Position(0, seconds, {}, {})
     for notice in (*prepared.engine.plan.notices, *warnings):
         log.warn(notice)
-    log.say(_opening(prepared, texts.tables, texts.labels))
+    log.say(_opening(prepared, texts))
     recorder = _Recorder(run, prepared, log, texts.watched)
     position, stopped = run_shown(prepared.engine, start_at, recorder, log)
     if stopped == "interrupted":
@@ -272,9 +289,9 @@ def _create(
         fresh.write_labels(texts.labels)
         fresh.write_environment(hardware)
         write_text(folder / "tokenizer.json", texts.tokenizer.to_json())
-        for name, table in texts.tables.by_name().items():
+        for name, each in texts.facts.items():
             if name != "validation":
-                write_bytes(fresh.seen(name), text_hashes(table.texts).tobytes())
+                write_hashes(fresh.seen(name), each.hashes)
         write_bytes(fresh.token_counts, _token_counts(texts).astype("<u4").tobytes())
         if init is not None and RunFolder(init).warmup_result.is_file():
             write_bytes(fresh.warmup_result, RunFolder(init).warmup_result.read_bytes())
@@ -282,16 +299,13 @@ def _create(
 
 def _token_counts(texts: _Texts) -> NDArray[np.int64]:
     """Return how often each token occurs in the labelled and unlabelled texts, (V,)."""
-    counts = np.zeros(texts.tokenizer.size, dtype=np.int64)
-    for name, table in texts.encoded.items():
-        if name != "validation":
-            for row in table.encoded.ids:
-                np.add.at(counts, row.ids if isinstance(row, Window) else row, 1)
-    return counts
+    size = texts.tokenizer.size
+    tables = [table for name, table in texts.encoded.items() if name != "validation"]
+    return sum((token_counts(table, size) for table in tables), np.zeros(size, dtype=np.int64))
 
 
-def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:
-    counts = ", ".join(f"{len(t.texts)} {name}" for name, t in tables.by_name().items())
+def _opening(prepared: Prepared, texts: _Texts) -> str:
+    counts = ", ".join(f"{each.count} {name}" for name, each in texts.facts.items())
     learners = "; ".join(
         f"{name} {prepared.cohort[name].trainable_count():,} of"
         f" {prepared.cohort[name].total_count():,} parameters"
@@ -302,7 +316,7 @@ def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> st
         counts += f", {used} unlabelled rows within reach of the steps"
     cut = sum(prepared.truncated.values())
     return (
-        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(labels)} classes;"
+        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(texts.labels)} classes;"
         f" training: {learners}; computing on {prepared.hardware.describe()}"
     )
 
@@ -366,8 +380,7 @@ def select(prepared: Prepared, seed: int) -> Selection:
         return Selection(prepared.cohort.students[0], "the only student", 0, {})
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     ids = pool.encoded.ids
-    rows = np.random.default_rng((seed, len(ids))).permutation(len(ids))[:SELECTION_ROWS]
-    sample = [ids[i] for i in rows]
+    sample = [ids[i] for i in random_rows(len(ids), SELECTION_ROWS, seed)]
     logits = {
         name: predict_logits(prepared.cohort[name], sample, prepared.hardware) for name in names
     }
@@ -405,7 +418,7 @@ def _finish(
         "rows": {name: table.examples for name, table in prepared.tables.items()},
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
         "truncated": prepared.truncated,
-        "token_lengths": length_quantiles([len(row) for row in pool.encoded.ids]),
+        "token_lengths": token_lengths(pool),
         "seed": config.seed,
         "steps": position.step,
         "finished": position.step == config.training.steps,

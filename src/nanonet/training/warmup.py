@@ -23,6 +23,7 @@ from nanonet.core.machine import cache_folder
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import TEACHER, Cohort, Learner, build_cohort
 from nanonet.tasks.base import Row
+from nanonet.tasks.stored import MOST_SHUFFLED
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -34,6 +35,7 @@ from nanonet.training.device import Hardware, attention_of, shrink_frozen
 from nanonet.training.display import Display, run_shown
 from nanonet.training.engine import Engine, LogRow, TrainingRows
 from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
+from nanonet.training.prepare import within_reach
 from nanonet.training.profile import OFF, Profile
 from nanonet.training.run_folder import RunFolder
 
@@ -136,6 +138,8 @@ def _train(
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
+    if len(unlabeled) > MOST_SHUFFLED:
+        unlabeled = within_reach(unlabeled, own.training, own.seed)
     rows = TrainingRows([], np.empty(0, np.int64), unlabeled)
     engine = Engine(cohort, plan, rows, own, hardware, profile=profile)
     position = Position(0, 0.0, {}, {})
