@@ -18,7 +18,7 @@ from nanonet.tasks.tokenization import TextTokenizer, length_quantiles, quantile
 from nanonet.training import streams
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.prepare import within_reach
-from nanonet.training.streams import encode_stream, facts_of, token_lengths, write_hashes
+from nanonet.training.streams import encode_stream, write_hashes
 from nanonet.training.train import train
 from runs import refuse
 from test_resume import interrupt_at

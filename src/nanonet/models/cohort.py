@@ -54,6 +54,11 @@ class Units:
         """Features (U, F) of real sentences, in the order of rows and sentences."""
         return self.features[self.real]
 
+    def take(self, places: Tensor) -> "Units":
+        """Return those of some rows."""
+        parts = (self.token_types, self.shares, self.features, self.counts)
+        return Units(*(part[places] for part in parts))
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -76,6 +81,12 @@ class Chunk:
         """The row of each unit, (U,)."""
         return self.rows if self.units is None else self.rows.repeat_interleave(self.units.counts)
 
+    def take(self, places: Tensor) -> "Chunk":
+        """Return some of the rows, as they are padded here."""
+        units = None if self.units is None else self.units.take(places)
+        rows, input_ids, mask = self.rows, self.input_ids, self.attention_mask
+        return Chunk(rows[places], input_ids[places], mask[places], units)
+
 
 @dataclass(frozen=True)
 class ChunkView:
@@ -92,6 +103,11 @@ class ChunkView:
     positions: Tensor | None = None
     features: Tensor | None = None
     noise: Tensor | None = None
+
+    def take(self, places: Tensor) -> "ChunkView":
+        """Return the view of some rows."""
+        parts = (self.positions, self.features, self.noise)
+        return ChunkView(self.mask[places], *(None if p is None else p[places] for p in parts))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> S
     tokenizer = TextTokenizer(run.read_tokenizer(), config.data.max_length)
     hardware = Hardware("cpu", "fp32", "eager", usable_cores())
     if as_trained:
-        hardware = run.read_hardware()
+        hardware, _ = run.read_hardware()
         if hardware.precision == "bf16":
             shrink_frozen(cohort)
         cohort.to(hardware.device)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from types import FrameType
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from nanonet.training.optim import (
     set_learning_rates,
 )
 from nanonet.training.plan import Phase, Plan
+from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile, traced_steps
 from nanonet.training.propagation import SoftLabels, propagate
 from nanonet.training.step import Batch, PhaseStep
@@ -97,14 +99,17 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_interrupt(stop: StopRequest) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a `StopRequest`; a second one interrupts at once."""
+def stop_on_interrupt(stop: StopRequest, patient: bool = False) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a `StopRequest`; a second one interrupts at once.
+
+    Not where ``patient``: a launcher of many processes hands on the signal that they have too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signal handlers belong to the main thread; a notebook's or server's stay as is
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if stop.reason == "interrupted":
+        if stop.reason == "interrupted" and not patient:
             raise KeyboardInterrupt
         stop.reason = "interrupted"
 
@@ -123,6 +128,7 @@ class Engine:
     Attributes:
         soft_labels: what propagation said of ``rows.unlabeled``, once it was done.
         profile: measures where the time goes.
+        processes: who shares the rows.
         optimizers: one per phase, by the phase's name.
         propagation_step: the step before which propagation is done; None: never.
     """
@@ -134,6 +140,7 @@ class Engine:
     hardware: Hardware
     soft_labels: SoftLabels | None = None
     profile: Profile = OFF
+    processes: Processes = ALONE
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
     propagation_step: int | None = field(init=False)
 
@@ -169,7 +176,8 @@ class Engine:
         if self.profile.on:
             traced = traced_steps(position.step, training.steps, self._busy())
             self.profile.start(traced, self.hardware.device)
-        while position.step < training.steps and not stop.reason:
+        stopping = self.processes.agree(stop.reason)
+        while position.step < training.steps and not stopping:
             step = position.step
             self.profile.start_step(step)
             if step == self.propagation_step:
@@ -178,7 +186,8 @@ class Engine:
             with self.profile.span("data"):
                 batch = self._draw(step)
             self.profile.count(len(batch.labeled) + len(batch.unlabeled), batch.tokens)
-            torch.manual_seed(_step_seed(self.config.seed, step))  # for dropout
+            # For dropout, which each process draws for its own rows.
+            torch.manual_seed(_step_seed(self.config.seed, step, self.processes.rank))
             losses: dict[str, float] = {}
             targets: dict[Stream, LearnerOutput] = {}
             for phase in self.plan.phases:
@@ -189,14 +198,18 @@ class Engine:
             position = position.after(losses, seconds)
             observer.on_step(position.step)
             stop.check_clock(position.seconds, training.max_minutes)
+            stopping = self.processes.agree(stop.reason)
             last = position.step == training.steps
             # A stop completes no log row: the sums travel on, so that a resumed run logs the same.
             if last or position.step % training.log_every == 0:
                 observer.on_log(self._log_row(position, window.rate()))
                 position = replace(position, sums={}, counts={})
-            if last or stop.reason or position.step % training.checkpoint_every == 0:
+            if last or stopping or position.step % training.checkpoint_every == 0:
                 observer.on_checkpoint(position)
+                self.processes.wait()  # for the one that writes
                 window.restart()  # what observers do is not training time
+        if self.processes.count > 1:
+            stop.reason = stopping  # what came later came to this process only
         self.profile.end_trace()
         self.cohort.eval()
         return position
@@ -223,6 +236,7 @@ class Engine:
             self.config.training.max_padding,
             self.hardware.device,
             self._targets(unlabeled),
+            self.processes,
         )
 
     def _active(self, step: int) -> list[Phase]:
@@ -240,7 +254,8 @@ class Engine:
         """Spread the labels in the teacher's space as it now is."""
         source = self.cohort[TEACHER if self.cohort.has_teacher else self.cohort.students[0]]
         labeled, unlabeled = (
-            embed(source, ids, self.hardware) for ids in (self.rows.labeled, self.rows.unlabeled)
+            embed(source, ids, self.hardware, processes=self.processes)
+            for ids in (self.rows.labeled, self.rows.unlabeled)
         )
         labels, settings = self.rows.labels, self.config.propagation
         return propagate(labeled, labels, unlabeled, source.classes, settings)
@@ -280,8 +295,10 @@ class Engine:
         return {name: float(value) for name, value in values.items()}
 
     def _update(self, phase: Phase, progress: float) -> None:
-        for learner in phase.learners:
-            clip_gradients(self.cohort[learner].own_parameters().values(), phase.config.clip_norm)
+        own = [self.cohort[learner].own_parameters().values() for learner in phase.learners]
+        self.processes.add_gradients(chain(*own))
+        for parameters in own:
+            clip_gradients(parameters, phase.config.clip_norm)
         optimizer = self.optimizers[phase.name]
         set_learning_rates(optimizer, schedule_factor(phase.config, progress))
         optimizer.step()
@@ -345,7 +362,7 @@ def _check_finite(losses: Mapping[str, float], step: int) -> None:
             )
 
 
-def _step_seed(seed: int, step: int) -> int:
+def _step_seed(seed: int, step: int, rank: int) -> int:
     # The last number keeps it apart from the seeds of the views: SeedSequence pads with zeros.
-    words = np.random.SeedSequence((seed, step, 2**31))
+    words = np.random.SeedSequence((seed, step, 2**31 + rank))
     return int(words.generate_state(1, np.uint64)[0] >> 1)

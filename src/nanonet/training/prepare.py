@@ -19,6 +19,7 @@ from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
 from nanonet.training.plan import make_plan
+from nanonet.training.processes import ALONE, Processes
 from nanonet.training.run_folder import RunFolder
 
 PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
@@ -45,6 +46,7 @@ def prepare(
     task: Task[Any],
     init: Path | None,
     own_weights: Mapping[str, Tensor] | None = None,
+    processes: Processes = ALONE,
 ) -> Prepared:
     """Return a run ready to step: cohort built, on its device.
 
@@ -57,6 +59,7 @@ def prepare(
         task: what the learners learn.
         init: an earlier run to start from.
         own_weights: see `build_cohort`.
+        processes: who shares the rows.
 
     Raises:
         RunError: ``init`` cannot be started from.
@@ -77,7 +80,7 @@ def prepare(
         unlabeled = within_reach(pool, config.training, config.seed)
     rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
-    engine = Engine(cohort, plan, rows, config, hardware)
+    engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
     return Prepared(cohort, engine, hardware, encoded, truncated, task)
 

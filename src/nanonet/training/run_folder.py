@@ -204,8 +204,8 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
 
-    def write_environment(self, hardware: Hardware) -> None:
-        """Write versions, hardware and command."""
+    def write_environment(self, hardware: Hardware, processes: int) -> None:
+        """Write versions, hardware, number of processes and command."""
         write_json(
             self.path / "environment.json",
             {
@@ -215,12 +215,14 @@ class RunFolder:
                 "processor": processor_name(),
                 "versions": versions(),
                 "hardware": to_dict(hardware),
+                "processes": processes,
             },
         )
 
-    def read_hardware(self) -> Hardware:
-        """Return the hardware choice of the run's first session."""
-        return Hardware(**self.read_json("environment.json")["hardware"])
+    def read_hardware(self) -> tuple[Hardware, int]:
+        """Return the hardware choice and the number of processes of the run's first session."""
+        environment = self.read_json("environment.json")
+        return Hardware(**environment["hardware"]), environment.get("processes", 1)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of a JSON file of this folder.

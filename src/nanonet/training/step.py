@@ -25,6 +25,7 @@ from nanonet.tasks.base import Row, Window, row_lengths, unit_counts
 from nanonet.tasks.tokenization import length_chunks, pad
 from nanonet.tasks.windows import pad_windows
 from nanonet.training.plan import Phase
+from nanonet.training.processes import ALONE, Processes, Share
 from nanonet.training.profile import OFF, Profile
 from nanonet.training.views import is_plain, make_views, view_generator
 
@@ -64,6 +65,7 @@ class Batch:
         max_padding: see `length_chunks`.
         device: where the chunks go.
         soft_labels: propagated labels of the unlabelled rows' units, once there are some.
+        processes: who shares the rows.
     """
 
     labeled: list[Row]
@@ -72,14 +74,21 @@ class Batch:
     max_padding: float
     device: str
     soft_labels: SoftTargets | None = None
-    _made: dict[Streams, list[Chunk]] = field(default_factory=dict)
+    processes: Processes = ALONE
+    _made: dict[Streams, tuple[list[Chunk], Share]] = field(default_factory=dict)
 
-    def chunks(self, streams: Streams) -> list[Chunk]:
-        """Return the rows of these streams in chunks, labelled rows counted first."""
+    def chunks(self, streams: Streams) -> tuple[list[Chunk], Share]:
+        """Return the rows of these streams in chunks, labelled rows counted first.
+
+        And what this process computes of them.
+        """
         if streams not in self._made:
-            rows = self.labeled if "labeled" in streams else []
-            rows = rows + (self.unlabeled if "unlabeled" in streams else [])
-            self._made[streams] = make_chunks(rows, self.max_padding, self.device)
+            rows = self._rows(streams)
+            chunks = make_chunks(rows, self.max_padding, self.device)
+            lengths = row_lengths(rows)
+            counts = [torch.from_numpy(n) for n in (unit_counts(rows), lengths, lengths**2)]
+            share = Share(chunks, [n.to(self.device) for n in counts], self.processes)
+            self._made[streams] = chunks, share
         return self._made[streams]
 
     @property
@@ -89,9 +98,12 @@ class Batch:
 
     def size(self, streams: Streams) -> tuple[int, int]:
         """Return the rows of these streams and their tokens."""
-        rows = self.labeled if "labeled" in streams else []
-        rows = rows + (self.unlabeled if "unlabeled" in streams else [])
+        rows = self._rows(streams)
         return len(rows), sum(len(row) for row in rows)
+
+    def _rows(self, streams: Streams) -> list[Row]:
+        rows = self.labeled if "labeled" in streams else []
+        return rows + (self.unlabeled if "unlabeled" in streams else [])
 
 
 class PhaseStep:
@@ -168,11 +180,11 @@ class PhaseStep:
         if stream not in streams:
             raise ValueError(f"an objective of phase {self._phase.name} reads undeclared {stream}")
         if learner not in self._own:
-            chunks = self._chunks(streams)
+            chunks, share = self._chunks(streams)
             module = self._cohort[learner]
             with self._forward(learner, streams):
-                views = self._views_of(learner, chunks, "labeled" in streams)
-                self._own[learner] = module.read(chunks, views, self._keep)
+                views = self._views_of(learner, chunks, share, "labeled" in streams)
+                self._own[learner] = share.whole(module.read(share.chunks, views, self._keep))
             # Without dropout and on the text as it is, what was read is as good as a target.
             if learner == TEACHER and not module.training and views is None:
                 for part in streams:
@@ -203,13 +215,13 @@ class PhaseStep:
             was_training = module.training
             module.eval()
             streams: Streams = frozenset({stream})
-            chunks = self._chunks(streams)
+            _, share = self._chunks(streams)
             with torch.no_grad(), self._forward(learner, streams):
-                self._targets[key] = module.read(chunks, None, self._keep)
+                self._targets[key] = share.whole(module.read(share.chunks, None, self._keep))
             module.train(was_training)
         return self._targets[key]
 
-    def _chunks(self, streams: Streams) -> list[Chunk]:
+    def _chunks(self, streams: Streams) -> tuple[list[Chunk], Share]:
         with self._profile.span("data"):
             return self._batch.chunks(streams)
 
@@ -217,8 +229,10 @@ class PhaseStep:
         who = "teacher" if learner == TEACHER else "students"
         return self._profile.span(f"{who} forward", *self._batch.size(streams))
 
-    def _views_of(self, learner: str, chunks: list[Chunk], labeled: bool) -> list[ChunkView] | None:
-        """Return how a learner that trains sees the chunks; None: as they are."""
+    def _views_of(
+        self, learner: str, chunks: list[Chunk], share: Share, labeled: bool
+    ) -> list[ChunkView] | None:
+        """Return how a learner that trains sees this process's share; None: as it is."""
         view = self._views[learner]
         if is_plain(view):
             return None
@@ -226,7 +240,7 @@ class PhaseStep:
         place = len(self.students) if learner == TEACHER else self.students.index(learner)
         generator = view_generator(self._seed, self._step, place)
         module = self._cohort[learner]
-        return make_views(view, module, chunks, first, self._progress, generator)
+        return make_views(view, module, chunks, first, self._progress, generator, share.places)
 
     def _slice(self, output: LearnerOutput, stream: Stream) -> LearnerOutput:
         if len(self._phase.streams) == 1:

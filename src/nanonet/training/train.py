@@ -1,6 +1,6 @@
 """`train`: from tables of texts to a finished run folder."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
-from nanonet.tasks.base import EncodedTable, Task
+from nanonet.tasks.base import EncodedTable, Row, Task
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.stored import random_rows
 from nanonet.tasks.tokenization import TextTokenizer
@@ -34,6 +34,7 @@ from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.plan import WARMUP, make_plan
 from nanonet.training.prepare import Prepared, prepare
+from nanonet.training.processes import Processes, join_processes
 from nanonet.training.profile import OFF, Profile, report_lines
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
@@ -66,7 +67,8 @@ def train(
     """Train a cohort and return the summary that ``out`` then holds.
 
     Settings, backbone and layer maps are checked before ``read_data`` is called, and nothing is
-    written before the data is known to be usable.
+    written before the data is known to be usable. Where a launcher has started many processes, each
+    calls this, they train together (see `processes`), and one of them writes and shows.
 
     Args:
         config: everything that shapes the run.
@@ -86,13 +88,14 @@ def train(
         InterruptedRunError: stopped by Ctrl-C after saving a checkpoint.
     """
     run = RunFolder(out)
-    shown = display or SilentDisplay()
+    processes = join_processes(config.training.device)
+    shown = display if display and processes.main else SilentDisplay()
     _check_init(config, init, out)
     if is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
-    clock = Profile(run.path) if profile else OFF
-    hardware = hardware_of(run, config, mode)
+    clock = Profile(run.path) if profile and processes.main else OFF
+    hardware = hardware_of(run, config, mode, processes)
     with clock.span("model"):
         backbone = _checked_backbone(config, hardware)
     task = make_task(config)
@@ -108,13 +111,16 @@ def train(
     prepared = None
     if not warms_up:
         with clock.span("model"):
-            prepared = prepare(*parts, start, run.read_warmup() if resuming else None)
+            own_weights = run.read_warmup() if resuming else None
+            prepared = prepare(*parts, start, own_weights, processes)
 
     with _writing(run), own_chance_and_threads(hardware.threads):
-        if not resuming:
-            _create(run, config, inputs, texts, hardware, start)
+        processes.wait()  # all have seen what was there before
+        if not resuming and processes.main:
+            _create(run, config, inputs, texts, hardware, processes, start)
+        processes.wait()
         warnings = texts.warnings + (version_warnings(run) if resuming else [])
-        log = LoggingDisplay(shown, run.path / "log.txt")
+        log = LoggingDisplay(shown, run.path / "log.txt") if processes.main else SilentDisplay()
         seconds = 0.0
         with _profiled(run, clock, log):
             if prepared is None:
@@ -125,9 +131,12 @@ def train(
                 )
                 ids = texts.encoded["unlabeled"].encoded.ids
                 with clock.within(WARMUP):
-                    warmup = warm_up(config, run, hardware, ids, " ".join(origin), log, clock)
+                    fingerprints = " ".join(origin)
+                    warmup = warm_up(
+                        config, run, hardware, ids, fingerprints, log, clock, processes
+                    )
                 with clock.span("model"):
-                    prepared = prepare(*parts, None, warmup.tensors)
+                    prepared = prepare(*parts, None, warmup.tensors, processes)
                 seconds = warmup.seconds
             prepared.engine.profile = clock
             return _train(run, config, prepared, texts, warnings, seconds, log)
@@ -270,7 +279,8 @@ def _position(run: RunFolder, prepared: Prepared) -> Position | None:
     propagation_step = prepared.engine.propagation_step
     if propagation_step is not None and position.step > propagation_step:
         prepared.engine.soft_labels = load_soft_labels(newest)
-    run.cut_metrics(position.step)
+    if prepared.engine.processes.main:
+        run.cut_metrics(position.step)
     return position
 
 
@@ -280,6 +290,7 @@ def _create(
     inputs: dict[str, Any],
     texts: _Texts,
     hardware: Hardware,
+    processes: Processes,
     init: Path | None,
 ) -> None:
     with new_folder(run.path) as folder:  # an earlier run stays until this one stands
@@ -287,7 +298,7 @@ def _create(
         fresh.checkpoints.mkdir()
         fresh.write_config(config, inputs)
         fresh.write_labels(texts.labels)
-        fresh.write_environment(hardware)
+        fresh.write_environment(hardware, processes.count)
         write_text(folder / "tokenizer.json", texts.tokenizer.to_json())
         for name, each in texts.facts.items():
             if name != "validation":
@@ -315,9 +326,12 @@ def _opening(prepared: Prepared, texts: _Texts) -> str:
     if "unlabeled" in prepared.tables and used < len(prepared.tables["unlabeled"].encoded.ids):
         counts += f", {used} unlabelled rows within reach of the steps"
     cut = sum(prepared.truncated.values())
+    count = prepared.engine.processes.count
+    shared = f", {count} processes" if count > 1 else ""
     return (
         f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(texts.labels)} classes;"
-        f" training: {learners}; computing on {prepared.hardware.describe()}"
+        f" training: {learners}; computing on"
+        f" {prepared.hardware.describe()}{shared}"
     )
 
 
@@ -335,24 +349,29 @@ class _Recorder:
 
     def on_log(self, row: LogRow) -> None:
         """See `engine.Observer`."""
-        self._run.append_metrics({"kind": "training", **to_dict(row)})
+        if self._prepared.engine.processes.main:
+            self._run.append_metrics({"kind": "training", **to_dict(row)})
         self._display.on_log(row)
 
     def on_checkpoint(self, position: Position) -> None:
         """See `engine.Observer`."""
-        profile = self._prepared.engine.profile
+        engine = self._prepared.engine
+        scores: dict[str, float] = {}
         if self._monitor is not None:
-            with profile.span("evaluation"):
+            with engine.profile.span("evaluation"):
                 scores = _scores(self._prepared, self._monitor)
+        if not engine.processes.main:
+            return
+        if self._monitor is not None:
             row = {"kind": "evaluation", "step": position.step, "set": self._monitor.source}
             self._run.append_metrics({**row, self._prepared.task.metric: scores})
-        with profile.span("checkpoint"):
+        with engine.profile.span("checkpoint"):
             save_checkpoint(
                 self._run.checkpoints,
                 position,
-                self._prepared.cohort,
-                self._prepared.engine.optimizers,
-                self._prepared.engine.soft_labels,
+                engine.cohort,
+                engine.optimizers,
+                engine.soft_labels,
             )
 
 
@@ -363,7 +382,12 @@ def _scores(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
 
 
 def _logits(prepared: Prepared, learner: str, table: EncodedTable) -> Any:
-    return predict_logits(prepared.cohort[learner], table.encoded.ids, prepared.hardware)
+    return _logits_of_rows(prepared, learner, table.encoded.ids)
+
+
+def _logits_of_rows(prepared: Prepared, learner: str, rows: Sequence[Row]) -> Any:
+    processes = prepared.engine.processes
+    return predict_logits(prepared.cohort[learner], rows, prepared.hardware, processes=processes)
 
 
 def select(prepared: Prepared, seed: int) -> Selection:
@@ -381,9 +405,7 @@ def select(prepared: Prepared, seed: int) -> Selection:
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     ids = pool.encoded.ids
     sample = [ids[i] for i in random_rows(len(ids), SELECTION_ROWS, seed)]
-    logits = {
-        name: predict_logits(prepared.cohort[name], sample, prepared.hardware) for name in names
-    }
+    logits = {name: _logits_of_rows(prepared, name, sample) for name in names}
     kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
     return select_by_agreement(logits, f"{len(sample)} {kind} texts")
 
@@ -401,7 +423,6 @@ def _finish(
     with prepared.engine.profile.span("evaluation"):
         selection = select(prepared, config.seed)
     tensors = cohort.own_tensors()
-    write_tensors(run.learners, tensors)
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     summary = {
         "task": config.task,
@@ -425,8 +446,10 @@ def _finish(
         "stopped": None if position.step == config.training.steps else stopped,
         "seconds": round(position.seconds, 3),
     }
-    run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
-    write_json(run.path / "summary.json", summary)
+    if prepared.engine.processes.main:
+        write_tensors(run.learners, tensors)
+        run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
+        write_json(run.path / "summary.json", summary)
     if not summary["finished"]:
         display.warn(
             f"{stopped} reached after step {position.step} of {config.training.steps}; the"
@@ -436,4 +459,5 @@ def _finish(
         f"trained in {position.seconds:.0f} s; selected {selection.selected}"
         f" ({selection.criterion}; labels used to choose: {selection.labels_used})"
     )
+    prepared.engine.processes.wait()  # for the one that writes
     return summary
