@@ -1,6 +1,6 @@
 """Trains runs, one after the other: what the tests start in several processes at once.
 
-``python many.py FOLDER BACKBONE JOBS``: jobs are JSON, a list of (name, recipe, settings, mode, tables).
+``python many.py FOLDER BACKBONE JOBS``: jobs are JSON, (name, recipe, settings, mode, tables) each.
 """
 
 import json

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from types import FrameType
 from typing import Protocol
 
@@ -295,10 +294,12 @@ class Engine:
         return {name: float(value) for name, value in values.items()}
 
     def _update(self, phase: Phase, progress: float) -> None:
-        own = [self.cohort[learner].own_parameters().values() for learner in phase.learners]
-        self.processes.add_gradients(chain(*own))
-        for parameters in own:
-            clip_gradients(parameters, phase.config.clip_norm)
+        own = [self.cohort[learner].own_parameters() for learner in phase.learners]
+        # Every process has computed the heads' gradients as a whole.
+        partial = [p for each in own for name, p in each.items() if not name.startswith("head.")]
+        self.processes.add_gradients(partial)
+        for each in own:
+            clip_gradients(each.values(), phase.config.clip_norm)
         optimizer = self.optimizers[phase.name]
         set_learning_rates(optimizer, schedule_factor(phase.config, progress))
         optimizer.step()

@@ -1,13 +1,17 @@
 """Many processes that train one run together, as ``accelerate launch`` and ``torchrun`` start them.
 
-Every process knows the whole batch and computes some of its rows. What it makes of them is put
-together before losses are taken: each process computes the very losses that one process would, and
-its backward pass gives what its own rows add to the gradient. The sum over all processes is the
-gradient of one process; everything after it is the same everywhere. No objective knows of this.
+Every process knows the whole batch and runs encoders on some of its rows. What it makes of them is
+put together before heads and losses: each process computes the very losses that one process would.
+Its backward pass gives the whole gradient of the heads, and what its own rows add to that of the
+encoders, which is then summed over processes. Everything after is the same everywhere. No objective
+knows of this.
+
+Were heads' gradients summed too, those that are zero but for rounding, as that of a bias where
+classes are balanced, would differ, and AdamW would make full steps of the difference.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanonet.core.errors import MissingExtraError, RunError
-from nanonet.models.cohort import Chunk, LearnerOutput
+from nanonet.models.cohort import Chunk, Kind
 
 # How launchers say how many processes there are; accelerate looks for the same.
 COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")
@@ -153,7 +157,7 @@ class Share:
 
     Args:
         chunks: all rows.
-        counts: units, tokens and pairs of tokens of each row, (R,) each, in order.
+        counts: how many values of each kind each row has, (R,).
         processes: who takes part.
 
     Attributes:
@@ -161,7 +165,9 @@ class Share:
         places: of them in each chunk of all rows; None: this process computes all of them.
     """
 
-    def __init__(self, chunks: list[Chunk], counts: Sequence[Tensor], processes: Processes) -> None:
+    def __init__(
+        self, chunks: list[Chunk], counts: Mapping[Kind, Tensor], processes: Processes
+    ) -> None:
         self._processes = processes
         self._counts = counts
         self.chunks = chunks
@@ -169,12 +175,12 @@ class Share:
         if processes.count == 1 or not chunks:
             return
         device = chunks[0].rows.device
-        self._mine = torch.zeros(len(counts[0]), dtype=torch.bool, device=device)
+        self._mine = torch.zeros(len(counts["units"]), dtype=torch.bool, device=device)
         self.places, dealt = [], 0
         for chunk in chunks:
             size = len(chunk.rows)
             first = (processes.rank - dealt) % processes.count
-            self.places.append(torch.arange(first, size, processes.count, device=device))
+            self.places.append(torch.arange(size, device=device)[first :: processes.count])
             self._mine[chunk.rows[self.places[-1]]] = True
             dealt += size
         if not self._mine.any():
@@ -184,23 +190,14 @@ class Share:
             chunk.take(own) for chunk, own in zip(chunks, self.places, strict=True) if len(own)
         ]
 
-    def whole(self, output: LearnerOutput) -> LearnerOutput:
-        """Return the output on all rows, given that on this process's; only the latter learns."""
-        if self.places is None:
-            return output
-        units, tokens, pairs = self._counts
-        return LearnerOutput(
-            self._gather(output.logits, units),
-            self._gather(output.pooled, units),
-            tuple(self._gather(state, tokens) for state in output.hidden_states),
-            {
-                k: tuple(self._gather(m, pairs) for m in maps)
-                for k, maps in output.attention.items()
-            },
-        )
+    def gather(self, values: Tensor, kind: Kind) -> Tensor:
+        """Return values of all rows, given those of this process's; only the latter learn.
 
-    def _gather(self, values: Tensor, counts: Tensor) -> Tensor:
-        mine = self._mine.repeat_interleave(counts)
+        Both in the order of rows.
+        """
+        if self.places is None:
+            return values
+        mine = self._mine.repeat_interleave(self._counts[kind])
         places = mine.nonzero()[:, 0]
         own = values[: len(places)]  # none of the row of one who has nothing to do
         whole = torch.zeros((len(mine), *values.shape[1:]), device=values.device)

@@ -16,13 +16,14 @@ from nanonet.models.cohort import (
     Chunk,
     ChunkView,
     Cohort,
+    Kind,
     LearnerOutput,
     Parts,
     Units,
 )
 from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.base import Row, Window, row_lengths, unit_counts
-from nanonet.tasks.tokenization import length_chunks, pad
+from nanonet.tasks.tokenization import Ids, length_chunks, pad
 from nanonet.tasks.windows import pad_windows
 from nanonet.training.plan import Phase
 from nanonet.training.processes import ALONE, Processes, Share
@@ -86,8 +87,13 @@ class Batch:
             rows = self._rows(streams)
             chunks = make_chunks(rows, self.max_padding, self.device)
             lengths = row_lengths(rows)
-            counts = [torch.from_numpy(n) for n in (unit_counts(rows), lengths, lengths**2)]
-            share = Share(chunks, [n.to(self.device) for n in counts], self.processes)
+            counts: dict[Kind, Ids] = {
+                "units": unit_counts(rows),
+                "tokens": lengths,
+                "pairs": lengths**2,
+            }
+            there = {kind: torch.from_numpy(n).to(self.device) for kind, n in counts.items()}
+            share = Share(chunks, there, self.processes)
             self._made[streams] = chunks, share
         return self._made[streams]
 
@@ -184,7 +190,7 @@ class PhaseStep:
             module = self._cohort[learner]
             with self._forward(learner, streams):
                 views = self._views_of(learner, chunks, share, "labeled" in streams)
-                self._own[learner] = share.whole(module.read(share.chunks, views, self._keep))
+                self._own[learner] = module.read(share.chunks, views, self._keep, share.gather)
             # Without dropout and on the text as it is, what was read is as good as a target.
             if learner == TEACHER and not module.training and views is None:
                 for part in streams:
@@ -217,7 +223,7 @@ class PhaseStep:
             streams: Streams = frozenset({stream})
             _, share = self._chunks(streams)
             with torch.no_grad(), self._forward(learner, streams):
-                self._targets[key] = share.whole(module.read(share.chunks, None, self._keep))
+                self._targets[key] = module.read(share.chunks, None, self._keep, share.gather)
             module.train(was_training)
         return self._targets[key]
 
