@@ -76,16 +76,20 @@ class Batch:
     device: str
     soft_labels: SoftTargets | None = None
     processes: Processes = ALONE
-    _made: dict[Streams, tuple[list[Chunk], Share]] = field(default_factory=dict)
+    _made: dict[Streams, list[Chunk]] = field(default_factory=dict)
+    _shares: dict[Streams, Share] = field(default_factory=dict)
 
-    def chunks(self, streams: Streams) -> tuple[list[Chunk], Share]:
-        """Return the rows of these streams in chunks, labelled rows counted first.
-
-        And what this process computes of them.
-        """
+    def chunks(self, streams: Streams) -> list[Chunk]:
+        """Return the rows of these streams in chunks, labelled rows counted first."""
         if streams not in self._made:
             rows = self._rows(streams)
-            chunks = make_chunks(rows, self.max_padding, self.device)
+            self._made[streams] = make_chunks(rows, self.max_padding, self.device)
+        return self._made[streams]
+
+    def share(self, streams: Streams) -> Share:
+        """Return what this process computes of the chunks of these streams."""
+        if streams not in self._shares:
+            rows = self._rows(streams)
             lengths = row_lengths(rows)
             counts: dict[Kind, Ids] = {
                 "units": unit_counts(rows),
@@ -93,9 +97,8 @@ class Batch:
                 "pairs": lengths**2,
             }
             there = {kind: torch.from_numpy(n).to(self.device) for kind, n in counts.items()}
-            share = Share(chunks, there, self.processes)
-            self._made[streams] = chunks, share
-        return self._made[streams]
+            self._shares[streams] = Share(self.chunks(streams), there, self.processes)
+        return self._shares[streams]
 
     @property
     def tokens(self) -> int:
@@ -186,10 +189,11 @@ class PhaseStep:
         if stream not in streams:
             raise ValueError(f"an objective of phase {self._phase.name} reads undeclared {stream}")
         if learner not in self._own:
-            chunks, share = self._chunks(streams)
+            share = self._share(streams)
             module = self._cohort[learner]
             with self._forward(learner, streams):
-                views = self._views_of(learner, chunks, share, "labeled" in streams)
+                chunks, labeled = self._batch.chunks(streams), "labeled" in streams
+                views = self._views_of(learner, chunks, labeled, share.places)
                 self._own[learner] = module.read(share.chunks, views, self._keep, share.gather)
             # Without dropout and on the text as it is, what was read is as good as a target.
             if learner == TEACHER and not module.training and views is None:
@@ -221,24 +225,28 @@ class PhaseStep:
             was_training = module.training
             module.eval()
             streams: Streams = frozenset({stream})
-            _, share = self._chunks(streams)
+            share = self._share(streams)
             with torch.no_grad(), self._forward(learner, streams):
                 self._targets[key] = module.read(share.chunks, None, self._keep, share.gather)
             module.train(was_training)
         return self._targets[key]
 
-    def _chunks(self, streams: Streams) -> tuple[list[Chunk], Share]:
+    def _share(self, streams: Streams) -> Share:
         with self._profile.span("data"):
-            return self._batch.chunks(streams)
+            return self._batch.share(streams)
 
     def _forward(self, learner: str, streams: Streams) -> AbstractContextManager[None]:
         who = "teacher" if learner == TEACHER else "students"
         return self._profile.span(f"{who} forward", *self._batch.size(streams))
 
     def _views_of(
-        self, learner: str, chunks: list[Chunk], share: Share, labeled: bool
+        self,
+        learner: str,
+        chunks: list[Chunk],
+        labeled: bool,
+        places: list[Tensor] | None = None,
     ) -> list[ChunkView] | None:
-        """Return how a learner that trains sees this process's share; None: as it is."""
+        """Return how a learner that trains sees these rows of the chunks; None: as they are."""
         view = self._views[learner]
         if is_plain(view):
             return None
@@ -246,7 +254,7 @@ class PhaseStep:
         place = len(self.students) if learner == TEACHER else self.students.index(learner)
         generator = view_generator(self._seed, self._step, place)
         module = self._cohort[learner]
-        return make_views(view, module, chunks, first, self._progress, generator, share.places)
+        return make_views(view, module, chunks, first, self._progress, generator, places)
 
     def _slice(self, output: LearnerOutput, stream: Stream) -> LearnerOutput:
         if len(self._phase.streams) == 1:
