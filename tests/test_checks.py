@@ -7,7 +7,6 @@ from nanonet.data.checks import (
     duplicate_count,
     fingerprint,
     normalize_text,
-    overlap,
 )
 from nanonet.data.readers import Columns, TextTable, read_table, table_from_lists
 from nanonet.tasks.labels import LabelSet
@@ -41,11 +40,9 @@ def test_conflicts_pair_the_first_copy_with_each_later_one():
     assert conflicting_duplicates(texts, [0, 1, 0, 0, 1]) == []
 
 
-def test_duplicates_and_overlap():
+def test_duplicates():
     assert duplicate_count(["a", "A", "b", "a "]) == 2
     assert duplicate_count([]) == 0
-    assert overlap(["a", "b"], ["B ", "c", "A", "b"]) == [0, 2, 3]
-    assert overlap([], ["a"]) == []
 
 
 def test_fingerprint_does_not_depend_on_the_format(tmp_path):

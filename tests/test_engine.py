@@ -12,6 +12,7 @@ import torch
 
 from nanonet.core.config import PhaseConfig, TrainingConfig, ViewConfig
 from nanonet.core.errors import ConfigError, RunError
+from nanonet.models import backbones
 from nanonet.models.attention import WATCHED, register_watched_attention
 from nanonet.models.backbones import Backbone, wrap_model
 from nanonet.models.cohort import build_cohort
@@ -153,6 +154,64 @@ def test_one_backward_of_all_losses_equals_separate_ones(settings):
     assert together.keys() == apart.keys()
     assert max(float((together[n] - apart[n]).abs().max()) for n in apart) == 0.0
     assert any(g.abs().max() > 0 for g in together.values())
+
+
+CHECKPOINTING = "training.gradient_checkpointing=true"
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        (bert_config, []),
+        (modernbert_config, []),
+        (bert_config, ["cohort.student_peft=full", FULL_HIDDEN]),
+        (bert_config, ["cohort.teacher_peft=head"]),
+        (bert_config, dropout(0.3)),
+        (bert_config, ["views.adversarial=2", "views.token_cutoff=0.2"]),
+        (bert_config, ["phases.students.objectives.attention_distillation.weight=1.0"]),
+    ],
+)
+def test_gradient_checkpointing_changes_no_loss_and_no_weight(model, settings):
+    plain, saving = (make_engine(*settings, *more, model=model) for more in ([], [CHECKPOINTING]))
+    expected, found = run(plain), run(saving)
+    assert [row.losses for row in found.rows] == [row.losses for row in expected.rows]
+    for name, tensor in tensors(plain).items():
+        torch.testing.assert_close(tensors(saving)[name], tensor, rtol=0.0, atol=0.0)
+
+
+def test_gradient_checkpointing_keeps_what_goes_into_a_layer_only():
+    def kept(*settings: str) -> int:
+        """Return how many numbers a student's forward pass keeps."""
+        numbers = 0
+
+        def pack(tensor):
+            nonlocal numbers
+            numbers += tensor.numel()
+            return tensor
+
+        _, view = phase_step(make_engine(*settings), "students")
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            view.own("student1", "unlabeled")
+        return numbers
+
+    assert kept(CHECKPOINTING) < 0.5 * kept()
+
+
+def test_only_what_learns_is_checkpointed(monkeypatch):
+    engine, calls = make_engine(CHECKPOINTING), []
+    real = backbones.checkpoint
+    monkeypatch.setattr(
+        backbones,
+        "checkpoint",
+        lambda *a, **k: calls.append(torch.is_grad_enabled()) or real(*a, **k),
+    )
+    _, view = phase_step(engine, "students")
+    view.teacher("unlabeled")
+    predict_logits(engine.cohort["student1"], engine.rows.labeled, FP32)
+    assert calls == []
+    view.own("student1", "unlabeled")
+    assert calls
+    assert all(calls)
 
 
 def test_feedback_reaches_only_the_teacher():

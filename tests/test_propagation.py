@@ -435,15 +435,19 @@ def test_a_resumed_run_does_not_spread_labels_again(tmp_path, tiny_bert_folder, 
 
 def table_of(n: int) -> EncodedTable:
     ids = [np.array([2, i, 3]) for i in range(n)]
-    return EncodedTable("pool", EncodedTexts(ids, 0, 0.0), np.full(n, -1, dtype=np.int64))
+    return EncodedTable("pool", EncodedTexts(ids, 0, 0, 1), np.full(n, -1, dtype=np.int64))
 
 
 def test_unlabelled_texts_beyond_reach_are_left_out(monkeypatch):
     monkeypatch.setattr(prepare_module, "PROPAGATION_TEXTS", 40)
 
+    def rows_of(n: int, config):
+        rows = table_of(n).encoded.ids
+        return prepare_module.within_reach(rows, config.training, config.seed)
+
     def reached(n: int, *settings: str) -> list[int]:
         config = make_settings("x", "training.steps=3", *settings)  # 8 rows a step
-        return [int(ids[1]) for ids in prepare_module._within_reach(table_of(n), config)]
+        return [int(ids[1]) for ids in rows_of(n, config)]
 
     for n in (1, 24, 39, 40):
         assert reached(n) == list(range(n))

@@ -71,6 +71,14 @@ def test_a_run_stopped_by_the_clock_is_complete_and_continues(tmp_path, bert):
     assert losses(out) == losses(tmp_path / "whole")
 
 
+def test_a_run_out_of_memory_may_continue_with_gradient_checkpointing(tmp_path, bert):
+    config, out = make_settings(bert), tmp_path / "parts"
+    expected = train(config, make_tables, tmp_path / "whole")
+    interrupted(config, out, 3)
+    saving = make_settings(bert, "training.gradient_checkpointing=true")
+    assert clockless(train(saving, make_tables, out, mode="resume")) == clockless(expected)
+
+
 def test_a_run_that_was_killed_repeats_the_steps_since_its_checkpoint(tmp_path, bert):
     config = make_settings(bert)
     expected = train(config, make_tables, tmp_path / "whole")

@@ -6,6 +6,7 @@ import click
 
 import nanonet
 from nanonet.cli.benchmark import benchmark
+from nanonet.cli.common import say_error
 from nanonet.cli.demo import demo
 from nanonet.cli.evaluate import evaluate
 from nanonet.cli.export import export
@@ -40,7 +41,7 @@ def main() -> None:
     try:
         cli.main(prog_name="nanonet", standalone_mode=False)
     except NanoNetError as error:
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+        say_error(error)
         sys.exit(error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from nanonet.core.config import DataConfig, build, parse_set
-from nanonet.core.errors import ConfigError, DataError, MissingExtraError
+from nanonet.core.errors import ConfigError, DataError, MissingExtraError, NanoNetError
 
 set_option = click.option(
     "--set",
@@ -23,6 +23,11 @@ data_set_option = click.option(
     metavar="KEY=VALUE",
     help="Name the columns: data.text_column=…, data.label_column=…, data.label_name_column=….",
 )
+
+
+def say_error(error: NanoNetError) -> None:
+    """Show an error as one line."""
+    click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
 
 
 def need(module: str, feature: str, extra: str = "train") -> Any:

@@ -1,13 +1,16 @@
 """`nanonet train`."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from nanonet.cli.common import need, set_option
+from nanonet.cli.common import need, say_error, set_option
 from nanonet.core.config import DEFAULT_RECIPES, Config, build, make_config, merge, parse_set
-from nanonet.core.errors import ConfigError
+from nanonet.core.errors import ConfigError, InterruptedRunError, NanoNetError
 
 
 @click.command()
@@ -37,6 +40,11 @@ from nanonet.core.errors import ConfigError
 @click.option("--out", required=True, metavar="RUN", help="The run folder to write.")
 @click.option("--resume", is_flag=True, help="Continue RUN from its newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace RUN if it exists.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Measure where the time goes: a table, RUN/profile.json, and RUN/trace.json for Perfetto.",
+)
 @click.option("--quiet", is_flag=True, help="Show warnings and errors only.")
 def train(
     labeled: str | None,
@@ -53,6 +61,7 @@ def train(
     out: str,
     resume: bool,
     overwrite: bool,
+    profile: bool,
     quiet: bool,
 ) -> None:
     """Train a teacher and its students.
@@ -90,14 +99,40 @@ def train(
         raise ConfigError("--labeled FILE is missing: training needs texts with labels")
     files = (labeled, unlabeled, validation)
     kind = tasks.make_task(config)
-    train_module.train(
-        config,
-        lambda: inputs.read_tables(kind, *files),
-        run_path,
-        mode="resume" if resume else "overwrite" if overwrite else "new",
-        init=Path(init) if init else None,
-        display=display.ConsoleDisplay(quiet=quiet),
-    )
+    with _one_voice():
+        train_module.train(
+            config,
+            lambda: inputs.read_tables(kind, *files),
+            run_path,
+            mode="resume" if resume else "overwrite" if overwrite else "new",
+            init=Path(init) if init else None,
+            display=display.ConsoleDisplay(quiet=quiet),
+            profile=profile,
+        )
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of many processes that a launcher has started, let one tell of an error.
+
+    The others end with the same status, and not before it has spoken.
+    """
+    processes = need("nanonet.training.processes", "nanonet train")
+    try:
+        yield
+    except NanoNetError as error:
+        if processes.count_launched() == 1:
+            raise
+        if processes.speaks_of_failure():
+            say_error(error)
+        if isinstance(error, InterruptedRunError):  # all stop together; a launcher ends those left
+            processes.leave_together()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if processes.speaks_of_failure():
+            raise
+        sys.exit(130)
+    processes.leave_together()
 
 
 def _saved(

@@ -102,18 +102,17 @@ def duplicate_count(texts: Sequence[str]) -> int:
     return len(texts) - len({normalize_text(text) for text in texts})
 
 
-def overlap(texts_a: Iterable[str], texts_b: Iterable[str]) -> list[int]:
-    """Return the indexes in ``texts_b`` of texts that also occur in ``texts_a``, ascending."""
-    known = {normalize_text(text) for text in texts_a}
-    return [i for i, text in enumerate(texts_b) if normalize_text(text) in known]
-
-
 def text_hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
     """Return 64-bit hashes of normalised texts, sorted: enough to find a text again, no more."""
+    return np.sort(hashes_of(texts))
+
+
+def hashes_of(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Return `text_hashes` in the order of the texts, (n,)."""
     digests = (
         hashlib.blake2b(normalize_text(text).encode(), digest_size=8).digest() for text in texts
     )
-    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8"))
+    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def fingerprint(*tables: "TextTable") -> str:
@@ -123,20 +122,22 @@ def fingerprint(*tables: "TextTable") -> str:
     the source are left out.
     """
     digest = hashlib.sha256()
-
-    # Every part goes in with its length, so that no two different tables give the same bytes.
-    def add(part: str) -> None:
-        data = part.encode("utf-8")
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-
     for table in tables:
-        add(f"{len(table.texts)} {'unlabeled' if table.labels is None else 'labeled'}")
-        for text in table.texts:
-            add(text)
-        for label in table.labels or ():
-            add(str(label))
+        digest.update(framed([headline(len(table.texts), table.labels is not None)]))
+        digest.update(framed(table.texts))
+        digest.update(framed(str(label) for label in table.labels or ()))
     return digest.hexdigest()
+
+
+def headline(count: int, labeled: bool) -> str:
+    """Return what comes before a table's texts in what its fingerprint is made of."""
+    return f"{count} {'labeled' if labeled else 'unlabeled'}"
+
+
+def framed(parts: Iterable[str]) -> bytes:
+    """Return parts each with its length, so that no two different lists give the same bytes."""
+    encoded = (part.encode("utf-8") for part in parts)
+    return b"".join(len(data).to_bytes(8, "big") + data for data in encoded)
 
 
 def check_labeled(table: "TextTable", label_set: LabelSet) -> list[str]:

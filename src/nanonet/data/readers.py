@@ -8,7 +8,7 @@ unlabelled texts, and those are counted.
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from nanonet.core.errors import DataError, MissingExtraError
 from nanonet.core.registry import did_you_mean
 from nanonet.data.checks import clean_label, clean_name, clean_text
 from nanonet.data.formats import (
+    BLOCK_ROWS,
     Block,
     Pick,
     arriving_blocks,
@@ -57,6 +58,17 @@ class TextTable:
     labels: list[Label] | None
     names: list[str] | None
     dropped_empty: int
+
+
+@dataclass(frozen=True)
+class TextStream:
+    """Texts without labels, of which a block at a time is in memory.
+
+    ``blocks`` reads them from the start and yields (texts, number of empty ones left out).
+    """
+
+    source: str
+    blocks: Callable[[], Iterator[tuple[list[str], int]]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ def stream_texts(
     """
     name = str(source)
     if name.startswith(HUB):
-        yield read_table(name, Columns(text=column), labels="ignored", keep_empty=True).texts, 1.0
+        yield from _stream_hub(name, column)
         return
     pick = partial(_pick, columns=Columns(text=column), labels="ignored")
     name, blocks = open_blocks(name, pick, pause)
@@ -148,6 +160,41 @@ def refuse_nul(text: str, where: str, column: str) -> None:
         )
 
 
+def open_stream(source: str | Path, column: str) -> TextStream:
+    """Return the texts of a file or of ``hub:NAME`` as a stream; empty ones are left out.
+
+    Nothing is read yet: its blocks raise what `read_table` would.
+    """
+
+    def blocks() -> Iterator[tuple[list[str], int]]:
+        rows = kept = 0
+        for texts, _ in stream_texts(source, column):
+            full = [text for text in texts if text.strip()]
+            rows, kept = rows + len(texts), kept + len(full)
+            yield full, len(texts) - len(full)
+        _refuse_nothing(str(source), column, rows, kept)
+
+    return TextStream(str(source), blocks)
+
+
+def stream_of(table: TextTable) -> TextStream:
+    """Return the texts of a table as a stream."""
+
+    def blocks() -> Iterator[tuple[list[str], int]]:
+        for start in range(0, len(table.texts), BLOCK_ROWS):
+            empty = table.dropped_empty if start == 0 else 0
+            yield table.texts[start : start + BLOCK_ROWS], empty
+
+    return TextStream(table.source, blocks)
+
+
+def _refuse_nothing(source: str, column: str, rows: int, kept: int) -> None:
+    if not rows:
+        raise DataError(f"{source} has no rows; give at least one text")
+    if not kept:
+        raise DataError(f"{source}: column {quoted(column)} is empty in all {rows} rows")
+
+
 def table_from_lists(
     texts: Iterable[Any], labels: Iterable[Any] | None = None, source: str = "the given lists"
 ) -> TextTable:
@@ -173,15 +220,10 @@ def _checked(
     source: str, raw: _Raw, columns: Columns, *, required: bool, keep_empty: bool = False
 ) -> TextTable:
     """Return the table once every value has been checked."""
-    if not raw.texts:
-        raise DataError(f"{source} has no rows; give at least one text")
     where = [place(source, row) for row in raw.rows]
     texts = [clean_text(t, w, columns.text, "text") for t, w in zip(raw.texts, where, strict=True)]
     empty = [i for i, text in enumerate(texts) if not text.strip()]
-    if len(empty) == len(texts):
-        raise DataError(
-            f"{source}: column {quoted(columns.text)} is empty in all {len(texts)} rows"
-        )
+    _refuse_nothing(source, columns.text, len(texts), len(texts) - len(empty))
     if empty and required:
         raise DataError(
             f"{where[empty[0]]}: column {quoted(columns.text)} is empty "
@@ -266,8 +308,8 @@ def _csv_label(text: str) -> str | float:
     return float(text) if is_float else text
 
 
-def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
-    """Read ``hub:NAME`` or ``hub:NAME:SPLIT`` through the ``datasets`` package."""
+def _load_hub(name: str) -> Any:
+    """Load ``hub:NAME`` or ``hub:NAME:SPLIT`` through the ``datasets`` package."""
     try:
         import datasets
     except ImportError as error:
@@ -278,7 +320,7 @@ def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
     if not dataset_name:
         raise DataError(f"{name}: no dataset is named; write {HUB}NAME or {HUB}NAME:SPLIT")
     try:
-        dataset = datasets.load_dataset(dataset_name, split=split or "train")
+        return datasets.load_dataset(dataset_name, split=split or "train")
     # The package raises errors of a dozen unrelated kinds: of its own, of the hub client, of the
     # network layer. All of them mean that the data cannot be had.
     except Exception as error:
@@ -286,6 +328,23 @@ def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
             f"cannot load {name} ({first_line(error)}); without the hub, download the data "
             "elsewhere and pass a .parquet, .jsonl or .csv file"
         ) from error
+
+
+def _stream_hub(name: str, column: str) -> Iterator[tuple[list[str], float]]:
+    """Yield texts block by block, as `stream_texts` does; the package keeps them on disk."""
+    dataset = _load_hub(name)
+    _pick(name, dataset.column_names, Columns(text=column), "ignored")
+    values = dataset[column]
+    for start in range(0, len(values), BLOCK_ROWS):
+        cells = values[start : start + BLOCK_ROWS]
+        places = (place(name, row) for row in range(start + 1, start + 1 + len(cells)))
+        texts = [clean_text(c, where, column) for c, where in zip(cells, places, strict=True)]
+        yield texts, min(1.0, (start + BLOCK_ROWS) / len(values))
+
+
+def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
+    """Read the columns of ``hub:NAME`` or ``hub:NAME:SPLIT``."""
+    dataset = _load_hub(name)
     picked = _pick(name, dataset.column_names, columns, labels)
     values = [list(dataset[column]) for column in picked]
     raw = _raw(list(range(1, len(values[0]) + 1)), values)

@@ -8,13 +8,15 @@ To add a family, subclass `Encoder` and register it under its ``config.model_typ
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanonet.core.errors import BackboneError, ConfigError
 from nanonet.core.files import sha256_file
@@ -37,10 +39,13 @@ class Encoder(nn.Module):
         max_length: positions that the encoder knows.
         has_embedding_output: `embed` gives the embedding output, which some views change.
         has_token_types: `embed` takes token types.
+        gradient_checkpointing: where there is a gradient, keep only what goes into each layer, and
+            run the layer again in the backward pass.
     """
 
     has_embedding_output: ClassVar[bool] = True
     has_token_types: bool = False
+    gradient_checkpointing: bool = False
 
     layers: nn.ModuleList
     config: Any
@@ -78,6 +83,12 @@ class Encoder(nn.Module):
             positions: as in `embed`.
         """
         raise NotImplementedError
+
+    def run_layer(self, layer: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+        """Return what a layer makes of hidden states (B, T, H)."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, hidden, use_reentrant=False)  # type: ignore[no-any-return]
+        return layer(hidden)
 
     def finish(self, hidden: Tensor) -> Tensor:
         """Return what pooling reads (B, T, H): a final norm where the family has one."""
@@ -154,7 +165,7 @@ class BertEncoder(Encoder):
         mask = additive_mask(attention_mask[:, None, None, :].bool(), hidden.dtype)
         states = []
         for layer in self.layers:
-            hidden = layer(hidden, attention_mask=mask)
+            hidden = self.run_layer(partial(layer, attention_mask=mask), hidden)
             states.append(hidden)
         return states
 
@@ -195,7 +206,8 @@ class ModernBertEncoder(Encoder):
         states = []
         for layer in self.layers:
             kind = str(layer.attention_type)
-            hidden = layer(hidden, attention_mask=masks[kind], position_embeddings=rotary[kind])
+            bound = partial(layer, attention_mask=masks[kind], position_embeddings=rotary[kind])
+            hidden = self.run_layer(bound, hidden)
             states.append(hidden)
         return states
 

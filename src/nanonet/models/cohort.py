@@ -1,7 +1,7 @@
 """The cohort: a teacher and its students, each a frozen shared encoder plus its own delta."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +24,10 @@ TEACHER = "teacher"
 Part = Literal["hidden_states"] | AttentionKind
 Parts = frozenset[Part]
 NO_PARTS: Parts = frozenset()
+Kind = Literal[
+    "units", "tokens", "pairs"
+]  # what there is a value for: pairs are of tokens of a row
+Gather = Callable[[Tensor, Kind], Tensor]
 ATTENTION: frozenset[AttentionKind] = frozenset({"attention_scores", "attention_probabilities"})
 
 
@@ -54,6 +58,11 @@ class Units:
         """Features (U, F) of real sentences, in the order of rows and sentences."""
         return self.features[self.real]
 
+    def take(self, places: Tensor) -> "Units":
+        """Return those of some rows."""
+        parts = (self.token_types, self.shares, self.features, self.counts)
+        return Units(*(part[places] for part in parts))
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -76,6 +85,12 @@ class Chunk:
         """The row of each unit, (U,)."""
         return self.rows if self.units is None else self.rows.repeat_interleave(self.units.counts)
 
+    def take(self, places: Tensor) -> "Chunk":
+        """Return some of the rows, as they are padded here."""
+        units = None if self.units is None else self.units.take(places)
+        rows, input_ids, mask = self.rows, self.input_ids, self.attention_mask
+        return Chunk(rows[places], input_ids[places], mask[places], units)
+
 
 @dataclass(frozen=True)
 class ChunkView:
@@ -92,6 +107,11 @@ class ChunkView:
     positions: Tensor | None = None
     features: Tensor | None = None
     noise: Tensor | None = None
+
+    def take(self, places: Tensor) -> "ChunkView":
+        """Return the view of some rows."""
+        parts = (self.positions, self.features, self.noise)
+        return ChunkView(self.mask[places], *(None if p is None else p[places] for p in parts))
 
 
 @dataclass(frozen=True)
@@ -199,7 +219,11 @@ class Learner(nn.Module):
         return states, pool_units(hidden, view.mask, chunk.units.shares)[chunk.units.real]
 
     def read(
-        self, chunks: list[Chunk], views: list[ChunkView] | None = None, keep: Parts = NO_PARTS
+        self,
+        chunks: list[Chunk],
+        views: list[ChunkView] | None = None,
+        keep: Parts = NO_PARTS,
+        gather: Gather = lambda values, kind: values,
     ) -> LearnerOutput:
         """Run over all chunks.
 
@@ -207,6 +231,8 @@ class Learner(nn.Module):
             chunks: the rows; together they hold each row once.
             views: how this learner sees each chunk; as it is where None.
             keep: what to return beside logits and pooled vectors.
+            gather: returns values of all rows, given those of the rows of these chunks, both in
+                the order of rows. The head reads all rows: its gradient is that of all.
         """
         pooled, packed = [], []
         for i, chunk in enumerate(chunks):
@@ -225,16 +251,25 @@ class Learner(nn.Module):
             packed.append(parts)
         # stable: the sentences of a row stay in order
         order = torch.cat([chunk.unit_rows for chunk in chunks]).argsort(stable=True)
-        vectors = torch.cat(pooled)[order]
+        own = torch.cat(pooled)[order]
+        vectors = gather(own, "units")
         features = [c.units.packed_features for c in chunks if c.units is not None]
-        logits = self.classify(vectors, torch.cat(features)[order] if features else None)
+        read_beside = gather(torch.cat(features)[order], "units") if features else None
+        logits = self.classify(vectors, read_beside)
         if self.outputs.link == "sigmoid":
             logits = F.pad(logits, (1, 0))
-        vectors = self._project(vectors)
+        if self.projection is not None:
+            vectors = gather(self._project(own), "units")
         if not keep:
             return LearnerOutput(logits, vectors)
         lengths = [chunk.attention_mask.sum(-1) for chunk in chunks]
-        kept = {part: _in_order(packed, part, chunks, lengths) for part in keep}
+        kept = {
+            part: tuple(
+                gather(values, "tokens" if part == "hidden_states" else "pairs")
+                for values in _in_order(packed, part, chunks, lengths)
+            )
+            for part in sorted(keep)  # many processes gather in the same order
+        }
         hidden_states = kept.pop("hidden_states", ())
         return LearnerOutput(logits, vectors, hidden_states, kept)  # type: ignore[arg-type]
 

@@ -123,7 +123,7 @@ def predict_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Pr
     tokenizer = TextTokenizer(run.read_tokenizer(), config.data.max_length)
     hardware = Hardware("cpu", "fp32", "eager", usable_cores())
     if as_trained:
-        hardware = run.read_hardware()
+        hardware, _ = run.read_hardware()
         if hardware.precision == "bf16":
             shrink_frozen(cohort)
         cohort.to(hardware.device)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.stored import StoredRows
 from nanonet.tasks.tokenization import Ids, TextTokenizer
 
 Level = Literal["document", "sentence"]
@@ -76,8 +77,17 @@ Row = Ids | Window
 
 def unit_counts(rows: Sequence[Row]) -> Ids:
     """Return how many units each row holds, (n,)."""
+    if isinstance(rows, StoredRows):
+        return np.ones(len(rows), dtype=np.int64)
     counts = (len(row.sizes) if isinstance(row, Window) else 1 for row in rows)
     return np.fromiter(counts, dtype=np.int64, count=len(rows))
+
+
+def row_lengths(rows: Sequence[Row]) -> Ids:
+    """Return the tokens of each row, (n,)."""
+    if isinstance(rows, StoredRows):
+        return rows.lengths
+    return np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
 
 def units_of(rows: Ids, counts: Ids) -> Ids:

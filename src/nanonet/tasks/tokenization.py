@@ -5,6 +5,7 @@ Training and serving use the same code, so that a text is cut the same way in bo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,13 @@ class EncodedTexts:
 
     ids: list[Ids]
     truncated: int  # texts that were longer than max_length
-    unknown_share: float  # unknown tokens per token, special ones not counted
+    unknown: int  # tokens that the tokenizer does not know
+    tokens: int  # of all texts, special ones not counted
+
+    @property
+    def unknown_share(self) -> float:
+        """Unknown tokens per token, special ones not counted."""
+        return self.unknown / max(self.tokens, 1)
 
     @property
     def lengths(self) -> Ids:
@@ -85,13 +92,16 @@ class TextTokenizer:
         Raises:
             DataError: the tokenizer fails, as one with a damaged ``tokenizer.json`` may.
         """
-        encodings = self._encodings(texts)
-        ids = [np.asarray(e.ids, dtype=np.int64) for e in encodings]
-        truncated = sum(1 for e in encodings if e.overflowing)
-        special = sum(sum(e.special_tokens_mask) for e in encodings)
-        tokens = sum(len(row) for row in ids) - special
-        unknown = sum(int((row == self._unknown).sum()) for row in ids)
-        return EncodedTexts(ids, truncated, unknown / max(tokens, 1))
+        ids: list[Ids] = []
+        truncated = tokens = unknown = 0
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            encodings = self._encodings(texts[start : start + TEXTS_AT_ONCE])
+            rows = [np.array(e.ids, dtype=np.int64) for e in encodings]
+            truncated += sum(1 for e in encodings if e.overflowing)
+            tokens += sum(map(len, rows)) - sum(sum(e.special_tokens_mask) for e in encodings)
+            unknown += sum(int((row == self._unknown).sum()) for row in rows)
+            ids += rows
+        return EncodedTexts(ids, truncated, unknown, tokens)
 
     def to_json(self) -> str:
         """Return the tokenizer as ``tokenizer.json`` content, with our truncation."""
@@ -105,7 +115,23 @@ def unknown_id(tokenizer: Tokenizer) -> int:
     return -1 if found is None else int(found)
 
 
-def encoding_warnings(source: str, encoded: EncodedTexts, max_length: int) -> list[str]:
+class Losses(Protocol):
+    """What the tokenizer lost of texts."""
+
+    @property
+    def ids(self) -> Sequence[Ids]:
+        """Token ids of the texts."""
+
+    @property
+    def truncated(self) -> int:
+        """Texts that were cut."""
+
+    @property
+    def unknown_share(self) -> float:
+        """Unknown tokens per token."""
+
+
+def encoding_warnings(source: str, encoded: Losses, max_length: int) -> list[str]:
     """Return what the tokenizer lost of the texts of ``source``, where it is much."""
     warnings = []
     count = len(encoded.ids)
@@ -129,8 +155,14 @@ def unknown_warning(source: str, share: float) -> str:
 
 def length_quantiles(lengths: Sequence[int] | Ids, count: int = 64) -> list[int]:
     """Return ``count`` token lengths that stand for all: what a manifest carries of its texts."""
+    return quantiles_of_counts(np.bincount(np.asarray(lengths)), count)
+
+
+def quantiles_of_counts(counts: Ids, count: int = 64) -> list[int]:
+    """Return what `length_quantiles` does, given how many texts have 0, 1, 2, .. tokens, (n,)."""
     at = (np.arange(count) + 0.5) / count
-    return [int(n) for n in np.quantile(np.asarray(lengths), at, method="nearest")]
+    places = np.rint(at * (counts.sum() - 1))  # of the nearest text, as numpy's "nearest" has it
+    return [int(n) for n in np.searchsorted(np.cumsum(counts), places, side="right")]
 
 
 def length_chunks(

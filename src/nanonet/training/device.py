@@ -16,6 +16,7 @@ from nanonet.core.config import TrainingConfig
 from nanonet.core.errors import ConfigError
 from nanonet.core.machine import usable_cores
 from nanonet.models.attention import WATCHED
+from nanonet.training.processes import ALONE, Processes
 
 Precision = Literal["fp32", "bf16"]
 
@@ -42,8 +43,10 @@ class Hardware:
         return f"{self.device}, {self.precision}, {self.attention} attention{cores}"
 
 
-def choose_hardware(training: TrainingConfig) -> Hardware:
+def choose_hardware(training: TrainingConfig, processes: Processes = ALONE) -> Hardware:
     """Resolve ``auto`` by what the machine can do.
+
+    Of many processes, each has a GPU of its own, or its part of the cores.
 
     Raises:
         ConfigError: the device or precision asked for is not there.
@@ -51,6 +54,12 @@ def choose_hardware(training: TrainingConfig) -> Hardware:
     device = training.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if processes.count > 1 and device.startswith("cuda"):
+        if device != "cuda":
+            raise ConfigError(
+                f"training.device is '{device}', which all processes would share: set it to 'cuda'"
+            )
+        device = f"cuda:{processes.local_rank}"
     kind = _check_device(device)
     capable = _has_bf16(kind)
     if training.precision == "bf16" and not capable:
@@ -63,7 +72,8 @@ def choose_hardware(training: TrainingConfig) -> Hardware:
     )
     # On CPUs the backward pass of PyTorch's fused attention costs more than plain attention saves.
     attention: Literal["eager", "sdpa"] = "eager" if kind == "cpu" else "sdpa"
-    return Hardware(device, precision, attention, training.threads or usable_cores())
+    threads = training.threads or max(1, usable_cores() // processes.local_count)
+    return Hardware(device, precision, attention, threads)
 
 
 @contextmanager

@@ -192,7 +192,7 @@ def run_shown(
     stop = StopRequest()
     display.start(position.step, engine.config.training.steps, what)
     try:
-        with stop_on_interrupt(stop):
+        with stop_on_interrupt(stop, patient=engine.processes.count > 1):
             position = engine.run(position, observer, stop)
     finally:
         display.stop()

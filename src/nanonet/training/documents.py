@@ -22,7 +22,6 @@ from nanonet.tasks.tokenization import UNKNOWN_SHARE_LIMIT, TextTokenizer, unkno
 from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments
 from nanonet.training.device import Hardware
 from nanonet.training.evaluation import embed
-from nanonet.training.inputs import leak_warnings
 from nanonet.training.sentences import Start, fit_start
 
 LABELS = LabelSet((0, 1), ("other", "summary"))  # of a sentence
@@ -74,7 +73,7 @@ class Summarization(Task[DocumentTable]):
         warnings = [line for table in tables.values() for line in table.warnings()]
         if copies := duplicate_count(labeled.texts):
             warnings.append(f"{labeled.source}: {copies} documents are copies of an earlier one")
-        return warnings + leak_warnings(tables)
+        return warnings
 
     def encode(
         self, table: DocumentTable, labels: LabelSet | None, tokenizer: TextTokenizer

@@ -20,7 +20,7 @@ from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
 from nanonet.models.cohort import TEACHER, Cohort, LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.base import Row, unit_counts, units_of
+from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
@@ -32,6 +32,8 @@ from nanonet.training.optim import (
     set_learning_rates,
 )
 from nanonet.training.plan import Phase, Plan
+from nanonet.training.processes import ALONE, Processes
+from nanonet.training.profile import OFF, Profile, traced_steps
 from nanonet.training.propagation import SoftLabels, propagate
 from nanonet.training.step import Batch, PhaseStep
 
@@ -96,14 +98,17 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_interrupt(stop: StopRequest) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a `StopRequest`; a second one interrupts at once."""
+def stop_on_interrupt(stop: StopRequest, patient: bool = False) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a `StopRequest`; a second one interrupts at once.
+
+    Not where ``patient``: a launcher of many processes hands on the signal that they have too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signal handlers belong to the main thread; a notebook's or server's stay as is
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if stop.reason == "interrupted":
+        if stop.reason == "interrupted" and not patient:
             raise KeyboardInterrupt
         stop.reason = "interrupted"
 
@@ -121,6 +126,8 @@ class Engine:
 
     Attributes:
         soft_labels: what propagation said of ``rows.unlabeled``, once it was done.
+        profile: measures where the time goes.
+        processes: who shares the rows.
         optimizers: one per phase, by the phase's name.
         propagation_step: the step before which propagation is done; None: never.
     """
@@ -131,6 +138,8 @@ class Engine:
     config: Config
     hardware: Hardware
     soft_labels: SoftLabels | None = None
+    profile: Profile = OFF
+    processes: Processes = ALONE
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
     propagation_step: int | None = field(init=False)
 
@@ -145,11 +154,12 @@ class Engine:
         self._views = {name: self.config.views.of(name) for name in self.cohort}
         for name, view in self._views.items():
             set_dropout(self.cohort[name], view.dropout)
+            self.cohort[name].encoder.gradient_checkpointing = training.gradient_checkpointing
         unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
         self._units = unit_counts(self.rows.labeled), unit_counts(unlabeled)
         self._batches = StepBatches(
-            np.array([len(row) for row in self.rows.labeled], dtype=np.int64),
-            np.array([len(row) for row in unlabeled], dtype=np.int64),
+            row_lengths(self.rows.labeled),
+            row_lengths(unlabeled),
             training.labeled_batch,
             training.unlabeled_batch,
             training.token_budget,
@@ -162,12 +172,21 @@ class Engine:
         for name, view in self._views.items():
             self.cohort[name].train(view.dropout > 0.0)
         window = _Window()
-        while position.step < training.steps and not stop.reason:
+        if self.profile.on:
+            traced = traced_steps(position.step, training.steps, self._busy())
+            self.profile.start(traced, self.hardware.device)
+        stopping = self.processes.agree(stop.reason)
+        while position.step < training.steps and not stopping:
             step = position.step
+            self.profile.start_step(step)
             if step == self.propagation_step:
-                self.soft_labels = self._propagate()
-            batch = self._draw(step)
-            torch.manual_seed(_step_seed(self.config.seed, step))  # for dropout
+                with self.profile.span("propagation"):
+                    self.soft_labels = self._propagate()
+            with self.profile.span("data"):
+                batch = self._draw(step)
+            self.profile.count(len(batch.labeled) + len(batch.unlabeled), batch.tokens)
+            # For dropout, which each process draws for its own rows.
+            torch.manual_seed(_step_seed(self.config.seed, step, self.processes.rank))
             losses: dict[str, float] = {}
             targets: dict[Stream, LearnerOutput] = {}
             for phase in self.plan.phases:
@@ -178,16 +197,30 @@ class Engine:
             position = position.after(losses, seconds)
             observer.on_step(position.step)
             stop.check_clock(position.seconds, training.max_minutes)
+            stopping = self.processes.agree(stop.reason)
             last = position.step == training.steps
             # A stop completes no log row: the sums travel on, so that a resumed run logs the same.
             if last or position.step % training.log_every == 0:
                 observer.on_log(self._log_row(position, window.rate()))
                 position = replace(position, sums={}, counts={})
-            if last or stop.reason or position.step % training.checkpoint_every == 0:
+            if last or stopping or position.step % training.checkpoint_every == 0:
                 observer.on_checkpoint(position)
+                self.processes.wait()  # for the one that writes
                 window.restart()  # what observers do is not training time
+        if self.processes.count > 1:
+            stop.reason = stopping  # what came later came to this process only
+        self.profile.end_trace()
         self.cohort.eval()
         return position
+
+    def _busy(self) -> range:
+        """Return the steps in which as many phases step as ever do, from the first such on."""
+        steps = self.config.training.steps
+        counts = [len(self._active(step)) for step in range(steps)]
+        most = max(counts)
+        first = counts.index(most)
+        rest = (i for i in range(first, steps) if counts[i] < most)
+        return range(first, next(rest, steps))
 
     def _draw(self, step: int) -> Batch:
         labeled, unlabeled = self._batches.draw(step)
@@ -202,6 +235,7 @@ class Engine:
             self.config.training.max_padding,
             self.hardware.device,
             self._targets(unlabeled),
+            self.processes,
         )
 
     def _active(self, step: int) -> list[Phase]:
@@ -219,7 +253,8 @@ class Engine:
         """Spread the labels in the teacher's space as it now is."""
         source = self.cohort[TEACHER if self.cohort.has_teacher else self.cohort.students[0]]
         labeled, unlabeled = (
-            embed(source, ids, self.hardware) for ids in (self.rows.labeled, self.rows.unlabeled)
+            embed(source, ids, self.hardware, processes=self.processes)
+            for ids in (self.rows.labeled, self.rows.unlabeled)
         )
         labels, settings = self.rows.labels, self.config.propagation
         return propagate(labeled, labels, unlabeled, source.classes, settings)
@@ -241,23 +276,34 @@ class Engine:
             self.config.training.steps,
             self.plan.parts,
             targets,
+            self.profile,
         )
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.hardware.device)
         with autocast(self.hardware):
             for learner in phase.learners:
                 for name, objective in phase.objectives.items():
-                    loss = objective.loss(learner, view)
+                    with self.profile.span("losses"):
+                        loss = objective.loss(learner, view)
                     total = total + objective.weight_at(progress) * loss
                     values[f"{learner}.{name}"] = loss.detach()
-        total.backward()  # type: ignore[no-untyped-call]
-        for learner in phase.learners:
-            clip_gradients(self.cohort[learner].own_parameters().values(), phase.config.clip_norm)
+        with self.profile.span("backward"):
+            total.backward()  # type: ignore[no-untyped-call]
+        with self.profile.span("optimizer"):
+            self._update(phase, progress)
+        return {name: float(value) for name, value in values.items()}
+
+    def _update(self, phase: Phase, progress: float) -> None:
+        own = [self.cohort[learner].own_parameters() for learner in phase.learners]
+        # Every process has computed the heads' gradients as a whole.
+        partial = [p for each in own for name, p in each.items() if not name.startswith("head.")]
+        self.processes.add_gradients(partial)
+        for each in own:
+            clip_gradients(each.values(), phase.config.clip_norm)
         optimizer = self.optimizers[phase.name]
         set_learning_rates(optimizer, schedule_factor(phase.config, progress))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {name: float(value) for name, value in values.items()}
 
     def _log_row(self, position: Position, tokens_per_second: float) -> LogRow:
         rates = {
@@ -317,7 +363,7 @@ def _check_finite(losses: Mapping[str, float], step: int) -> None:
             )
 
 
-def _step_seed(seed: int, step: int) -> int:
+def _step_seed(seed: int, step: int, rank: int) -> int:
     # The last number keeps it apart from the seeds of the views: SeedSequence pads with zeros.
-    words = np.random.SeedSequence((seed, step, 2**31))
+    words = np.random.SeedSequence((seed, step, 2**31 + rank))
     return int(words.generate_state(1, np.uint64)[0] >> 1)

@@ -11,6 +11,7 @@ from nanonet.models.cohort import Learner, LearnerOutput
 from nanonet.tasks.base import Row, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.device import Hardware
+from nanonet.training.processes import ALONE, Processes
 from nanonet.training.step import make_chunks
 
 TOKENS_PER_CHUNK = 4096  # padded tokens of one forward pass: enough to keep matrices large
@@ -23,39 +24,57 @@ def autocast(hardware: Hardware) -> torch.autocast:
 
 
 def predict_logits(
-    learner: Learner, ids: Sequence[Row], hardware: Hardware, max_padding: float = 0.1
+    learner: Learner,
+    ids: Sequence[Row],
+    hardware: Hardware,
+    max_padding: float = 0.1,
+    processes: Processes = ALONE,
 ) -> NDArray[np.float32]:
     """Return the learner's logits (U, C) of the units of n rows, in their order.
 
-    A single logit z is given as (0, z), see `LearnerOutput`.
+    A single logit z is given as (0, z), see `LearnerOutput`. Processes share the work.
     """
-    logits = np.empty((int(unit_counts(ids).sum()), learner.classes), dtype=np.float32)
-    for units, output in _read_all(learner, ids, hardware, max_padding):
+    logits = np.zeros((int(unit_counts(ids).sum()), learner.classes), dtype=np.float32)
+    for units, output in _read_all(learner, ids, hardware, max_padding, processes):
         logits[units] = output.logits.float().cpu().numpy()
+    processes.add_up(torch.from_numpy(logits))
     return logits
 
 
 def embed(
-    learner: Learner, ids: Sequence[Row], hardware: Hardware, max_padding: float = 0.1
+    learner: Learner,
+    ids: Sequence[Row],
+    hardware: Hardware,
+    max_padding: float = 0.1,
+    processes: Processes = ALONE,
 ) -> NDArray[np.float32]:
-    """Return the pooled vectors (U, H) of the units of n rows, L2-normalised, in order."""
+    """Return the pooled vectors (U, H) of the units of n rows, L2-normalised, in order.
+
+    Processes share the work.
+    """
     width = learner.encoder.hidden_size
-    vectors = np.empty((int(unit_counts(ids).sum()), width), dtype=np.float32)
-    for units, output in _read_all(learner, ids, hardware, max_padding):
+    vectors = np.zeros((int(unit_counts(ids).sum()), width), dtype=np.float32)
+    for units, output in _read_all(learner, ids, hardware, max_padding, processes):
         pooled = torch.nn.functional.normalize(output.pooled, dim=-1)
         vectors[units] = pooled.cpu().numpy()
+    processes.add_up(torch.from_numpy(vectors))
     return vectors
 
 
 def _read_all(
-    learner: Learner, ids: Sequence[Row], hardware: Hardware, max_padding: float
+    learner: Learner,
+    ids: Sequence[Row],
+    hardware: Hardware,
+    max_padding: float,
+    processes: Processes,
 ) -> Iterator[tuple[Ids, LearnerOutput]]:
-    """Yield which units a chunk holds and what the learner makes of them."""
+    """Yield which units a chunk of this process holds and what the learner makes of them."""
     was_training = learner.training
     learner.eval()
     counts = unit_counts(ids)
     with torch.inference_mode(), autocast(hardware):
-        for chunk in make_chunks(ids, max_padding, hardware.device, TOKENS_PER_CHUNK):
+        chunks = make_chunks(ids, max_padding, hardware.device, TOKENS_PER_CHUNK)
+        for chunk in chunks[processes.rank :: processes.count]:
             rows = replace(chunk, rows=torch.arange(len(chunk.rows), device=hardware.device))
             yield units_of(chunk.rows.cpu().numpy(), counts), learner.read([rows])
     learner.train(was_training)

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.config import Config, DataConfig
-from nanonet.data.checks import check_labeled, fingerprint, overlap
-from nanonet.data.readers import Columns, TextTable, read_table
+from nanonet.data.checks import check_labeled
+from nanonet.data.readers import Columns, TextStream, TextTable, open_stream, read_table, stream_of
 from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import accuracy
 from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, encoding_warnings
+from nanonet.training.streams import StreamedTexts, encode_stream
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class TrainingTables:
     """What a run reads."""
 
     labeled: TextTable
-    unlabeled: TextTable | None = None
+    unlabeled: TextTable | TextStream | None = None
     validation: TextTable | None = None
 
-    def by_name(self) -> dict[str, TextTable]:
+    def by_name(self) -> dict[str, TextTable | TextStream]:
         """Return the tables that there are."""
-        tables = {
+        tables: dict[str, TextTable | TextStream | None] = {
             "labeled": self.labeled,
             "unlabeled": self.unlabeled,
             "validation": self.validation,
@@ -64,23 +65,7 @@ def encode_labels(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
     return labels.encode(table.labels or [], table.source, table.rows, table.names)
 
 
-def leak_warnings(tables: Mapping[str, TextTable]) -> list[str]:
-    """Return a warning for each training table that holds texts of the validation table."""
-    warnings = []
-    validation = tables.get("validation")
-    for name, table in tables.items():
-        if validation is None or table is validation:
-            continue
-        if shared := overlap(table.texts, validation.texts):
-            kind = "labelled" if name == "labeled" else "unlabelled"
-            warnings.append(
-                f"{len(shared)} texts of {validation.source} are also among the {kind}"
-                f" texts of {table.source}: the validation figures are too good"
-            )
-    return warnings
-
-
-class Classification(Task[TextTable]):
+class Classification(Task[TextTable | TextStream]):
     """Single-label classification: a unit is a text, and has one class of several."""
 
     outputs = OUTPUTS["classification"]
@@ -89,38 +74,40 @@ class Classification(Task[TextTable]):
         self.metric = "accuracy"
         self._columns = columns_of(config.data)
 
-    def read(self, source: str, labeled: bool) -> TextTable:
-        """See `Task.read`."""
-        return read_table(source, self._columns, labels="required" if labeled else "ignored")
+    def read(self, source: str, labeled: bool) -> TextTable | TextStream:
+        """See `Task.read`. Unlabelled texts are not read before they are encoded."""
+        if not labeled:
+            return open_stream(source, self._columns.text)
+        return read_table(source, self._columns, labels="required")
 
-    def label_set(self, labeled: TextTable) -> LabelSet:
+    def label_set(self, labeled: TextTable | TextStream) -> LabelSet:
         """See `Task.label_set` (and `LabelSet.from_columns` for errors)."""
-        return label_set_of(labeled)
+        return label_set_of(_table(labeled))
 
-    def warnings(self, tables: Mapping[str, TextTable], labels: LabelSet) -> list[str]:
+    def warnings(self, tables: Mapping[str, TextTable | TextStream], labels: LabelSet) -> list[str]:
         """See `Task.warnings`: one class, or a class that training never sees, is an error."""
-        warnings = check_labeled(tables["labeled"], labels)
-        if "unlabeled" in tables and (count := tables["unlabeled"].dropped_empty):
-            warnings.append(f"{tables['unlabeled'].source}: {count} empty texts left out")
+        warnings = check_labeled(_table(tables["labeled"]), labels)
         if "validation" in tables:
-            encode_labels(tables["validation"], labels)
-        return warnings + leak_warnings(tables)
+            encode_labels(_table(tables["validation"]), labels)
+        return warnings
 
     def encode(
-        self, table: TextTable, labels: LabelSet | None, tokenizer: TextTokenizer
+        self, table: TextTable | TextStream, labels: LabelSet | None, tokenizer: TextTokenizer
     ) -> EncodedTable:
         """See `Task.encode`."""
-        truth = (
-            encode_labels(table, labels)
-            if labels is not None
-            else np.full(len(table.texts), -1, dtype=np.int64)
-        )
-        return EncodedTable(table.source, tokenizer.encode(table.texts), truth)
+        if labels is None:
+            stream = stream_of(table) if isinstance(table, TextTable) else table
+            streamed = encode_stream(stream, tokenizer)
+            # As a view of one number, it takes no memory.
+            unknown = np.broadcast_to(np.int64(-1), len(streamed.ids))
+            return EncodedTable(table.source, streamed, unknown)
+        truth = encode_labels(_table(table), labels)
+        return EncodedTable(table.source, tokenizer.encode(_table(table).texts), truth)
 
     def encoding_warnings(self, encoded: EncodedTable, max_length: int) -> list[str]:
         """See `Task.encoding_warnings`."""
         texts = encoded.encoded
-        assert isinstance(texts, EncodedTexts)
+        assert isinstance(texts, EncodedTexts | StreamedTexts)
         return encoding_warnings(encoded.source, texts, max_length)
 
     def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
@@ -128,9 +115,6 @@ class Classification(Task[TextTable]):
         return accuracy(encoded.truth, logits.argmax(-1))
 
 
-def describe_inputs(tables: TrainingTables) -> dict[str, Any]:
-    """Return source, rows and fingerprint of each table, for the run folder."""
-    return {
-        name: {"source": t.source, "rows": len(t.texts), "fingerprint": fingerprint(t)}
-        for name, t in tables.by_name().items()
-    }
+def _table(texts: TextTable | TextStream) -> TextTable:
+    assert isinstance(texts, TextTable), "only unlabelled texts come as a stream"
+    return texts

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nanonet.core.config import Config
+from nanonet.core.config import Config, TrainingConfig
 from nanonet.core.errors import RunError
 from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import Cohort, build_cohort, learner_plans
 from nanonet.tasks.base import EncodedTable, HeadStart, Row, Task
 from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.stored import StoredRows, random_rows
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, own_chance_and_threads, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
 from nanonet.training.plan import make_plan
+from nanonet.training.processes import ALONE, Processes
 from nanonet.training.run_folder import RunFolder
 
 PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
@@ -45,6 +47,7 @@ def prepare(
     task: Task[Any],
     init: Path | None,
     own_weights: Mapping[str, Tensor] | None = None,
+    processes: Processes = ALONE,
 ) -> Prepared:
     """Return a run ready to step: cohort built, on its device.
 
@@ -57,6 +60,7 @@ def prepare(
         task: what the learners learn.
         init: an earlier run to start from.
         own_weights: see `build_cohort`.
+        processes: who shares the rows.
 
     Raises:
         RunError: ``init`` cannot be started from.
@@ -75,25 +79,27 @@ def prepare(
     if init is None:
         with own_chance_and_threads(hardware.threads):
             start = task.start_heads(cohort, encoded["labeled"], hardware, config.seed)
-    unlabeled = _within_reach(encoded["unlabeled"], config) if "unlabeled" in encoded else []
+    unlabeled: Sequence[Row] = []
+    if "unlabeled" in encoded:
+        pool = encoded["unlabeled"].encoded.ids
+        unlabeled = within_reach(pool, config.training, config.seed)
     rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
-    engine = Engine(cohort, plan, rows, config, hardware)
+    engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
     return Prepared(cohort, engine, hardware, encoded, truncated, task, start)
 
 
-def _within_reach(table: EncodedTable, config: Config) -> Sequence[Row]:
+def within_reach(rows: Sequence[Row], training: TrainingConfig, seed: int) -> Sequence[Row]:
     """Return the unlabelled rows that the steps can reach, or enough to propagate labels along.
 
     Steps draw a limited number of texts; without this, propagation would place all others too.
     """
-    ids = table.encoded.ids
-    wanted = max(config.training.steps * config.training.unlabeled_batch, PROPAGATION_TEXTS)
-    if len(ids) <= wanted:
-        return ids
-    rows = np.random.default_rng((config.seed, len(ids))).permutation(len(ids))[:wanted]
-    return [ids[i] for i in np.sort(rows)]
+    wanted = max(training.steps * training.unlabeled_batch, PROPAGATION_TEXTS)
+    if len(rows) <= wanted:
+        return rows
+    places = np.sort(random_rows(len(rows), wanted, seed))
+    return rows.take(places) if isinstance(rows, StoredRows) else [rows[i] for i in places]
 
 
 def _check_start(init: Path, config: Config, backbone: Backbone, labels: LabelSet) -> None:

@@ -1,11 +1,15 @@
 """What stands in a run folder already: nothing, something to continue, or an outcome."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.training.device import Hardware, choose_hardware
+from nanonet.training.processes import Processes
 from nanonet.training.run_folder import RunFolder, check_same, versions
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -25,18 +29,22 @@ def is_done(run: RunFolder, mode: Mode) -> bool:
     return mode == "resume" and run.finished
 
 
-def hardware_of(run: RunFolder, config: Config, mode: Mode) -> Hardware:
-    """Return the hardware choice: a resumed run keeps its own, or its bits would change."""
-    chosen = choose_hardware(config.training)
+def hardware_of(run: RunFolder, config: Config, mode: Mode, processes: Processes) -> Hardware:
+    """Return the hardware choice: a resumed run keeps its own, or its bits would change.
+
+    With another number of processes they do anyway.
+    """
+    chosen = choose_hardware(config.training, processes)
     if mode == "resume" and run.started:
-        saved = run.read_hardware()
-        if (saved.device, saved.precision) != (chosen.device, chosen.precision):
+        saved, count = run.read_hardware()
+        kinds = [(torch.device(each.device).type, each.precision) for each in (saved, chosen)]
+        if kinds[0] != kinds[1]:
             raise RunError(
                 f"run {run.path} computed with {saved.describe()}, which this machine would not"
                 f" choose ({chosen.describe()}): set training.device and training.precision, or"
                 " start over with --overwrite"
             )
-        return saved
+        return replace(saved, device=chosen.device) if count == processes.count else chosen
     return chosen
 
 

@@ -15,6 +15,8 @@
     checkpoints/           step-NNNNNN/, the newest two
     learners.safetensors   the trained tensors of all learners (at the end)
     summary.json           the outcome (at the end)
+    profile.json           where the time went (with ``--profile``)
+    trace.json             a few steps, for Perfetto or chrome://tracing (with ``--profile``)
     evaluations.jsonl      what ``nanonet evaluate`` found, one line per data file
 """
 
@@ -51,8 +53,9 @@ PACKAGES = (
     "scipy",
     "safetensors",
 )
-# Settings that may differ when a run is resumed: they change when it stops, not what it computes.
-FREE_ON_RESUME = ("training.max_minutes",)
+# Settings that may differ when a run is resumed: they change when it stops, or what it keeps in
+# memory, not what it computes.
+FREE_ON_RESUME = ("training.max_minutes", "training.gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,11 @@ class RunFolder:
     def evaluations(self) -> Path:
         """File of what ``nanonet evaluate`` found."""
         return self.path / "evaluations.jsonl"
+
+    @property
+    def profile(self) -> Path:
+        """File of where the time went."""
+        return self.path / "profile.json"
 
     @property
     def learners(self) -> Path:
@@ -196,8 +204,8 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
 
-    def write_environment(self, hardware: Hardware) -> None:
-        """Write versions, hardware and command."""
+    def write_environment(self, hardware: Hardware, processes: int) -> None:
+        """Write versions, hardware, number of processes and command."""
         write_json(
             self.path / "environment.json",
             {
@@ -207,12 +215,14 @@ class RunFolder:
                 "processor": processor_name(),
                 "versions": versions(),
                 "hardware": to_dict(hardware),
+                "processes": processes,
             },
         )
 
-    def read_hardware(self) -> Hardware:
-        """Return the hardware choice of the run's first session."""
-        return Hardware(**self.read_json("environment.json")["hardware"])
+    def read_hardware(self) -> tuple[Hardware, int]:
+        """Return the hardware choice and the number of processes of the run's first session."""
+        environment = self.read_json("environment.json")
+        return Hardware(**environment["hardware"]), environment.get("processes", 1)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of a JSON file of this folder.

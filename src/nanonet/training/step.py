@@ -1,6 +1,7 @@
 """One phase of one step: who reads which rows, computed once and only when asked for."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +16,18 @@ from nanonet.models.cohort import (
     Chunk,
     ChunkView,
     Cohort,
+    Kind,
     LearnerOutput,
     Parts,
     Units,
 )
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.base import Row, Window, unit_counts
-from nanonet.tasks.tokenization import length_chunks, pad
+from nanonet.tasks.base import Row, Window, row_lengths, unit_counts
+from nanonet.tasks.tokenization import Ids, length_chunks, pad
 from nanonet.tasks.windows import pad_windows
 from nanonet.training.plan import Phase
+from nanonet.training.processes import ALONE, Processes, Share
+from nanonet.training.profile import OFF, Profile
 from nanonet.training.views import is_plain, make_views, view_generator
 
 Streams = frozenset[Stream]
@@ -38,7 +42,7 @@ def make_chunks(
         return torch.from_numpy(array.copy()).to(device)
 
     chunks = []
-    for places in length_chunks([len(row) for row in ids], max_padding, token_budget):
+    for places in length_chunks(row_lengths(ids), max_padding, token_budget):
         rows = [ids[i] for i in places]
         input_ids, mask = pad([row.ids if isinstance(row, Window) else row for row in rows])
         windows = [row for row in rows if isinstance(row, Window)]
@@ -62,6 +66,7 @@ class Batch:
         max_padding: see `length_chunks`.
         device: where the chunks go.
         soft_labels: propagated labels of the unlabelled rows' units, once there are some.
+        processes: who shares the rows.
     """
 
     labeled: list[Row]
@@ -70,20 +75,44 @@ class Batch:
     max_padding: float
     device: str
     soft_labels: SoftTargets | None = None
+    processes: Processes = ALONE
     _made: dict[Streams, list[Chunk]] = field(default_factory=dict)
+    _shares: dict[Streams, Share] = field(default_factory=dict)
 
     def chunks(self, streams: Streams) -> list[Chunk]:
         """Return the rows of these streams in chunks, labelled rows counted first."""
         if streams not in self._made:
-            rows = self.labeled if "labeled" in streams else []
-            rows = rows + (self.unlabeled if "unlabeled" in streams else [])
+            rows = self._rows(streams)
             self._made[streams] = make_chunks(rows, self.max_padding, self.device)
         return self._made[streams]
+
+    def share(self, streams: Streams) -> Share:
+        """Return what this process computes of the chunks of these streams."""
+        if streams not in self._shares:
+            rows = self._rows(streams)
+            lengths = row_lengths(rows)
+            counts: dict[Kind, Ids] = {
+                "units": unit_counts(rows),
+                "tokens": lengths,
+                "pairs": lengths**2,
+            }
+            there = {kind: torch.from_numpy(n).to(self.device) for kind, n in counts.items()}
+            self._shares[streams] = Share(self.chunks(streams), there, self.processes)
+        return self._shares[streams]
 
     @property
     def tokens(self) -> int:
         """Real tokens of all rows."""
-        return sum(len(row) for row in (*self.labeled, *self.unlabeled))
+        return self.size(frozenset({"labeled", "unlabeled"}))[1]
+
+    def size(self, streams: Streams) -> tuple[int, int]:
+        """Return the rows of these streams and their tokens."""
+        rows = self._rows(streams)
+        return len(rows), sum(len(row) for row in rows)
+
+    def _rows(self, streams: Streams) -> list[Row]:
+        rows = self.labeled if "labeled" in streams else []
+        return rows + (self.unlabeled if "unlabeled" in streams else [])
 
 
 class PhaseStep:
@@ -105,6 +134,7 @@ class PhaseStep:
         teacher_targets: the teacher's outputs by stream, handed from phase to phase of one step: a
             teacher that has read the rows to learn from them need not read them again to be a
             target. Such targets are from before its update.
+        profile: measures where the time goes.
     """
 
     def __init__(
@@ -118,6 +148,7 @@ class PhaseStep:
         steps: int,
         keep: Parts = NO_PARTS,
         teacher_targets: dict[Stream, LearnerOutput] | None = None,
+        profile: Profile = OFF,
     ) -> None:
         self._cohort = cohort
         self._phase = phase
@@ -130,6 +161,7 @@ class PhaseStep:
         self._own: dict[str, LearnerOutput] = {}
         self._targets: dict[tuple[str, Stream], LearnerOutput] = {}
         self._teacher_targets = {} if teacher_targets is None else teacher_targets
+        self._profile = profile
 
     @property
     def labels(self) -> Tensor:
@@ -157,10 +189,12 @@ class PhaseStep:
         if stream not in streams:
             raise ValueError(f"an objective of phase {self._phase.name} reads undeclared {stream}")
         if learner not in self._own:
-            chunks = self._batch.chunks(streams)
-            views = self._views_of(learner, chunks, "labeled" in streams)
+            share = self._share(streams)
             module = self._cohort[learner]
-            self._own[learner] = module.read(chunks, views, self._keep)
+            with self._forward(learner, streams):
+                chunks, labeled = self._batch.chunks(streams), "labeled" in streams
+                views = self._views_of(learner, chunks, labeled, share.places)
+                self._own[learner] = module.read(share.chunks, views, self._keep, share.gather)
             # Without dropout and on the text as it is, what was read is as good as a target.
             if learner == TEACHER and not module.training and views is None:
                 for part in streams:
@@ -190,14 +224,29 @@ class PhaseStep:
             module = self._cohort[learner]
             was_training = module.training
             module.eval()
-            with torch.no_grad():
-                chunks = self._batch.chunks(frozenset({stream}))
-                self._targets[key] = module.read(chunks, None, self._keep)
+            streams: Streams = frozenset({stream})
+            share = self._share(streams)
+            with torch.no_grad(), self._forward(learner, streams):
+                self._targets[key] = module.read(share.chunks, None, self._keep, share.gather)
             module.train(was_training)
         return self._targets[key]
 
-    def _views_of(self, learner: str, chunks: list[Chunk], labeled: bool) -> list[ChunkView] | None:
-        """Return how a learner that trains sees the chunks; None: as they are."""
+    def _share(self, streams: Streams) -> Share:
+        with self._profile.span("data"):
+            return self._batch.share(streams)
+
+    def _forward(self, learner: str, streams: Streams) -> AbstractContextManager[None]:
+        who = "teacher" if learner == TEACHER else "students"
+        return self._profile.span(f"{who} forward", *self._batch.size(streams))
+
+    def _views_of(
+        self,
+        learner: str,
+        chunks: list[Chunk],
+        labeled: bool,
+        places: list[Tensor] | None = None,
+    ) -> list[ChunkView] | None:
+        """Return how a learner that trains sees these rows of the chunks; None: as they are."""
         view = self._views[learner]
         if is_plain(view):
             return None
@@ -205,7 +254,7 @@ class PhaseStep:
         place = len(self.students) if learner == TEACHER else self.students.index(learner)
         generator = view_generator(self._seed, self._step, place)
         module = self._cohort[learner]
-        return make_views(view, module, chunks, first, self._progress, generator)
+        return make_views(view, module, chunks, first, self._progress, generator, places)
 
     def _slice(self, output: LearnerOutput, stream: Stream) -> LearnerOutput:
         if len(self._phase.streams) == 1:

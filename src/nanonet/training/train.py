@@ -1,6 +1,6 @@
 """`train`: from tables of texts to a finished run folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
-from nanonet.data.checks import text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
-from nanonet.tasks.base import EncodedTable, Task, Window, unit_counts
+from nanonet.tasks.base import EncodedTable, Row, Task, unit_counts
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.tokenization import TextTokenizer, length_quantiles
+from nanonet.tasks.stored import random_rows
+from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -31,12 +31,22 @@ from nanonet.training.device import Hardware, attention_of, own_chance_and_threa
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
 from nanonet.training.engine import LogRow
 from nanonet.training.evaluation import predict_logits
-from nanonet.training.inputs import TrainingTables, describe_inputs
-from nanonet.training.plan import make_plan
+from nanonet.training.inputs import TrainingTables
+from nanonet.training.plan import WARMUP, make_plan
 from nanonet.training.prepare import Prepared, prepare
+from nanonet.training.processes import Processes, join_processes
+from nanonet.training.profile import OFF, Profile, report_lines
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.selection import Selection, select_by_agreement, select_by_score
+from nanonet.training.streams import (
+    TextFacts,
+    facts_of,
+    text_warnings,
+    token_counts,
+    token_lengths,
+    write_hashes,
+)
 from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
 
@@ -52,11 +62,13 @@ def train(
     init: Path | None = None,
     monitor: TextTable | None = None,
     display: Display | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train a cohort and return the summary that ``out`` then holds.
 
     Settings, backbone and layer maps are checked before ``read_data`` is called, and nothing is
-    written before the data is known to be usable.
+    written before the data is known to be usable. Where a launcher has started many processes, each
+    calls this, they train together (see `processes`), and one of them writes and shows.
 
     Args:
         config: everything that shapes the run.
@@ -68,42 +80,85 @@ def train(
         monitor: labelled texts that are scored at every checkpoint, for a learning curve. They
             never influence the run.
         display: where messages and progress go.
+        profile: whether to measure where this session's time goes (see `profile`), and to leave
+            ``profile.json`` and ``trace.json`` in ``out``.
 
     Raises:
         NanoNetError: see the subclasses.
         InterruptedRunError: stopped by Ctrl-C after saving a checkpoint.
     """
     run = RunFolder(out)
-    shown = display or SilentDisplay()
+    processes = join_processes(config.training.device)
+    shown = display if display and processes.main else SilentDisplay()
     _check_init(config, init, out)
     if is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
-    hardware = hardware_of(run, config, mode)
-    backbone = _checked_backbone(config, hardware)
+    clock = Profile(run.path) if profile and processes.main else OFF
+    hardware = hardware_of(run, config, mode, processes)
+    with clock.span("model"):
+        backbone = _checked_backbone(config, hardware)
     task = make_task(config)
-    texts = _read(config, backbone, task, read_data(), monitor)
+    with clock.span("reading"):
+        texts = _read(config, backbone, task, read_data(), monitor)
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
-    inputs = _describe(texts.tables, backbone, start)
+    inputs = _describe(texts.facts, backbone, start)
     if resuming:
         check_resumable(run, config, inputs, init)
     parts = (config, backbone, hardware, texts.encoded, texts.labels, task)
     warms_up = config.warmup.steps > 0 and "unlabeled" in texts.encoded
-    prepared = None if warms_up else prepare(*parts, start, run.read_warmup() if resuming else None)
+    prepared = None
+    if not warms_up:
+        with clock.span("model"):
+            own_weights = run.read_warmup() if resuming else None
+            prepared = prepare(*parts, start, own_weights, processes)
 
     with _writing(run), own_chance_and_threads(hardware.threads):
-        if not resuming:
-            _create(run, config, inputs, texts, hardware, start)
+        processes.wait()  # all have seen what was there before
+        if not resuming and processes.main:
+            _create(run, config, inputs, texts, hardware, processes, start)
+        processes.wait()
         warnings = texts.warnings + (version_warnings(run) if resuming else [])
-        log = LoggingDisplay(shown, run.path / "log.txt")
+        log = LoggingDisplay(shown, run.path / "log.txt") if processes.main else SilentDisplay()
         seconds = 0.0
-        if prepared is None:
-            origin = (backbone.fingerprint, backbone.pooling, inputs["unlabeled"]["fingerprint"])
-            ids = texts.encoded["unlabeled"].encoded.ids
-            warmup = warm_up(config, run, hardware, ids, " ".join(origin), log)
-            prepared, seconds = prepare(*parts, None, warmup.tensors), warmup.seconds
-        return _train(run, config, prepared, texts, warnings, seconds, log)
+        with _profiled(run, clock, log):
+            if prepared is None:
+                origin = (
+                    backbone.fingerprint,
+                    backbone.pooling,
+                    inputs["unlabeled"]["fingerprint"],
+                )
+                ids = texts.encoded["unlabeled"].encoded.ids
+                with clock.within(WARMUP):
+                    fingerprints = " ".join(origin)
+                    warmup = warm_up(
+                        config, run, hardware, ids, fingerprints, log, clock, processes
+                    )
+                with clock.span("model"):
+                    prepared = prepare(*parts, None, warmup.tensors, processes)
+                seconds = warmup.seconds
+            prepared.engine.profile = clock
+            return _train(run, config, prepared, texts, warnings, seconds, log)
+
+
+@contextmanager
+def _profiled(run: RunFolder, clock: Profile, log: Display) -> Iterator[None]:
+    """Show and write where the time went, in a run that is interrupted too."""
+
+    def write() -> None:
+        if clock.on:
+            report = clock.report()
+            write_json(run.profile, report)
+            for line in report_lines(report):
+                log.say(line)
+
+    try:
+        yield
+    except InterruptedRunError:
+        write()
+        raise
+    write()
 
 
 def _check_init(config: Config, init: Path | None, out: Path) -> None:
@@ -127,10 +182,10 @@ def _checked_backbone(config: Config, hardware: Hardware) -> Backbone:
 class _Texts:
     """What a run reads, checked and encoded."""
 
-    tables: TrainingTables
     labels: LabelSet
     tokenizer: TextTokenizer
     encoded: dict[str, EncodedTable]
+    facts: dict[str, TextFacts]
     watched: EncodedTable | None
     warnings: list[str]
 
@@ -142,22 +197,31 @@ def _read(
     tables: TrainingTables,
     monitor: TextTable | None,
 ) -> _Texts:
+    named = tables.by_name()
     labels = task.label_set(tables.labeled)
-    warnings = task.warnings(tables.by_name(), labels)
+    warnings = task.warnings(named, labels)
     tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
     encoded = {
         name: task.encode(table, None if name == "unlabeled" else labels, tokenizer)
-        for name, table in tables.by_name().items()
+        for name, table in named.items()
     }
+    facts = {name: facts_of(table, encoded[name]) for name, table in named.items()}
+    warnings += text_warnings(facts)
     for table in encoded.values():
         warnings += task.encoding_warnings(table, config.data.max_length)
     watched = task.encode(monitor, labels, tokenizer) if monitor else None
-    return _Texts(tables, labels, tokenizer, encoded, watched, warnings)
+    return _Texts(labels, tokenizer, encoded, facts, watched, warnings)
 
 
-def _describe(tables: TrainingTables, backbone: Backbone, start: Path | None) -> dict[str, Any]:
+def _describe(
+    facts: Mapping[str, TextFacts], backbone: Backbone, start: Path | None
+) -> dict[str, Any]:
     """Return what a run folder keeps of tables, backbone and the run that it starts from."""
-    inputs = describe_inputs(tables) | {"backbone_fingerprint": backbone.fingerprint}
+    inputs: dict[str, Any] = {
+        name: {"source": each.source, "rows": each.count, "fingerprint": each.fingerprint}
+        for name, each in facts.items()
+    }
+    inputs["backbone_fingerprint"] = backbone.fingerprint
     if start is not None:
         sha256 = RunFolder(start).read_summary()["weights_sha256"]
         inputs["init"] = {"source": str(start), "weights_sha256": sha256}
@@ -182,7 +246,7 @@ def _train(
     notices = [prepared.start.notice] if prepared.start.notice else []
     for notice in (*prepared.engine.plan.notices, *warnings, *notices):
         log.warn(notice)
-    log.say(_opening(prepared, texts.tables, texts.labels))
+    log.say(_opening(prepared, texts))
     recorder = _Recorder(run, prepared, log, texts.watched)
     position, stopped = run_shown(prepared.engine, start_at, recorder, log)
     if stopped == "interrupted":
@@ -217,7 +281,8 @@ def _position(run: RunFolder, prepared: Prepared) -> Position | None:
     propagation_step = prepared.engine.propagation_step
     if propagation_step is not None and position.step > propagation_step:
         prepared.engine.soft_labels = load_soft_labels(newest)
-    run.cut_metrics(position.step)
+    if prepared.engine.processes.main:
+        run.cut_metrics(position.step)
     return position
 
 
@@ -227,6 +292,7 @@ def _create(
     inputs: dict[str, Any],
     texts: _Texts,
     hardware: Hardware,
+    processes: Processes,
     init: Path | None,
 ) -> None:
     with new_folder(run.path) as folder:  # an earlier run stays until this one stands
@@ -234,12 +300,12 @@ def _create(
         fresh.checkpoints.mkdir()
         fresh.write_config(config, inputs)
         fresh.write_labels(texts.labels)
-        fresh.write_environment(hardware)
+        fresh.write_environment(hardware, processes.count)
         write_text(folder / "metrics.jsonl", "")
         write_text(folder / "tokenizer.json", texts.tokenizer.to_json())
-        for name, table in texts.tables.by_name().items():
+        for name, each in texts.facts.items():
             if name != "validation":
-                write_bytes(fresh.seen(name), text_hashes(table.texts).tobytes())
+                write_hashes(fresh.seen(name), each.hashes)
         write_bytes(fresh.token_counts, _token_counts(texts).astype("<u4").tobytes())
         if init is not None and RunFolder(init).warmup_result.is_file():
             write_bytes(fresh.warmup_result, RunFolder(init).warmup_result.read_bytes())
@@ -247,16 +313,13 @@ def _create(
 
 def _token_counts(texts: _Texts) -> NDArray[np.int64]:
     """Return how often each token occurs in the labelled and unlabelled texts, (V,)."""
-    counts = np.zeros(texts.tokenizer.size, dtype=np.int64)
-    for name, table in texts.encoded.items():
-        if name != "validation":
-            for row in table.encoded.ids:
-                np.add.at(counts, row.ids if isinstance(row, Window) else row, 1)
-    return counts
+    size = texts.tokenizer.size
+    tables = [table for name, table in texts.encoded.items() if name != "validation"]
+    return sum((token_counts(table, size) for table in tables), np.zeros(size, dtype=np.int64))
 
 
-def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> str:
-    counts = ", ".join(f"{len(t.texts)} {name}" for name, t in tables.by_name().items())
+def _opening(prepared: Prepared, texts: _Texts) -> str:
+    counts = ", ".join(f"{each.count} {name}" for name, each in texts.facts.items())
     learners = "; ".join(
         f"{name} {prepared.cohort[name].trainable_count():,} of"
         f" {prepared.cohort[name].total_count():,} parameters"
@@ -266,9 +329,12 @@ def _opening(prepared: Prepared, tables: TrainingTables, labels: LabelSet) -> st
     if "unlabeled" in prepared.tables and used < len(prepared.tables["unlabeled"].encoded.ids):
         counts += f", {used} unlabelled rows within reach of the steps"
     cut = sum(prepared.truncated.values())
+    count = prepared.engine.processes.count
+    shared = f", {count} processes" if count > 1 else ""
     return (
-        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(labels)} classes;"
-        f" training: {learners}; computing on {prepared.hardware.describe()}"
+        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(texts.labels)} classes;"
+        f" training: {learners}; computing on"
+        f" {prepared.hardware.describe()}{shared}"
     )
 
 
@@ -286,22 +352,30 @@ class _Recorder:
 
     def on_log(self, row: LogRow) -> None:
         """See `engine.Observer`."""
-        self._run.append_metrics({"kind": "training", **to_dict(row)})
+        if self._prepared.engine.processes.main:
+            self._run.append_metrics({"kind": "training", **to_dict(row)})
         self._display.on_log(row)
 
     def on_checkpoint(self, position: Position) -> None:
         """See `engine.Observer`."""
+        engine = self._prepared.engine
+        scores: dict[str, float] = {}
         if self._monitor is not None:
-            scores = _scores(self._prepared, self._monitor)
+            with engine.profile.span("evaluation"):
+                scores = _scores(self._prepared, self._monitor)
+        if not engine.processes.main:
+            return
+        if self._monitor is not None:
             row = {"kind": "evaluation", "step": position.step, "set": self._monitor.source}
             self._run.append_metrics({**row, self._prepared.task.metric: scores})
-        save_checkpoint(
-            self._run.checkpoints,
-            position,
-            self._prepared.cohort,
-            self._prepared.engine.optimizers,
-            self._prepared.engine.soft_labels,
-        )
+        with engine.profile.span("checkpoint"):
+            save_checkpoint(
+                self._run.checkpoints,
+                position,
+                engine.cohort,
+                engine.optimizers,
+                engine.soft_labels,
+            )
 
 
 def _scores(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
@@ -311,7 +385,12 @@ def _scores(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
 
 
 def _logits(prepared: Prepared, learner: str, table: EncodedTable) -> Any:
-    return predict_logits(prepared.cohort[learner], table.encoded.ids, prepared.hardware)
+    return _logits_of_rows(prepared, learner, table.encoded.ids)
+
+
+def _logits_of_rows(prepared: Prepared, learner: str, rows: Sequence[Row]) -> Any:
+    processes = prepared.engine.processes
+    return predict_logits(prepared.cohort[learner], rows, prepared.hardware, processes=processes)
 
 
 def select(prepared: Prepared, seed: int) -> Selection:
@@ -330,12 +409,10 @@ def select(prepared: Prepared, seed: int) -> Selection:
         return Selection(prepared.cohort.students[0], "the only student", 0, {})
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     ids = pool.encoded.ids
-    order = np.random.default_rng((seed, len(ids))).permutation(len(ids))
-    held = np.cumsum(unit_counts(ids)[order])
-    sample = [ids[i] for i in order[: np.searchsorted(held, SELECTION_UNITS) + 1]]
-    logits = {
-        name: predict_logits(prepared.cohort[name], sample, prepared.hardware) for name in names
-    }
+    sample = [ids[i] for i in random_rows(len(ids), SELECTION_UNITS, seed)]
+    held = np.cumsum(unit_counts(sample))
+    sample = sample[: int(np.searchsorted(held, SELECTION_UNITS)) + 1]
+    logits = {name: _logits_of_rows(prepared, name, sample) for name in names}
     kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
     return select_by_agreement(logits, f"{len(sample)} {kind} texts")
 
@@ -350,9 +427,9 @@ def _finish(
     display: Display,
 ) -> dict[str, Any]:
     cohort = prepared.cohort
-    selection = select(prepared, config.seed)
+    with prepared.engine.profile.span("evaluation"):
+        selection = select(prepared, config.seed)
     tensors = cohort.own_tensors()
-    write_tensors(run.learners, tensors)
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     summary = {
         "task": config.task,
@@ -370,15 +447,17 @@ def _finish(
         "rows": {name: table.examples for name, table in prepared.tables.items()},
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
         "truncated": prepared.truncated,
-        "token_lengths": length_quantiles([len(row) for row in pool.encoded.ids]),
+        "token_lengths": token_lengths(pool),
         "seed": config.seed,
         "steps": position.step,
         "finished": position.step == config.training.steps,
         "stopped": None if position.step == config.training.steps else stopped,
         "seconds": round(position.seconds, 3),
     }
-    run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
-    write_json(run.path / "summary.json", summary)
+    if prepared.engine.processes.main:
+        write_tensors(run.learners, tensors)
+        run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
+        write_json(run.path / "summary.json", summary)
     if not summary["finished"]:
         display.warn(
             f"{stopped} reached after step {position.step} of {config.training.steps}; the"
@@ -388,4 +467,5 @@ def _finish(
         f"trained in {position.seconds:.0f} s; selected {selection.selected}"
         f" ({selection.criterion}; labels used to choose: {selection.labels_used})"
     )
+    prepared.engine.processes.wait()  # for the one that writes
     return summary

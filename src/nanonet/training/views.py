@@ -5,6 +5,7 @@ that a resumed run sees what a run that was never stopped would have seen.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ def make_views(
     first: int,
     progress: float,
     generator: torch.Generator,
+    places: list[Tensor] | None = None,
 ) -> list[ChunkView]:
     """Return how a learner sees each chunk.
 
@@ -50,22 +52,27 @@ def make_views(
         progress: t/N; the inner steps of adversarial noise are floor(``view.adversarial`` t/N)
             (PS-NET's growing number).
         generator: the source of chance.
+        places: the rows of each chunk to return the view of; None: all. Chance is drawn for all
+            rows, so that no view depends on how rows are shared out; chunks without such rows are
+            left out.
     """
     views = []
     unlabeled = sum(int((chunk.unit_rows >= first).sum()) for chunk in chunks)
-    for chunk in chunks:
+    for i, chunk in enumerate(chunks):
+        own = None if places is None else places[i]
         changed = (chunk.rows >= first)[:, None]
-        seen = _perturb(view, learner, chunk, changed, generator)
+        seen, noise = _perturb(view, learner, chunk, changed, generator), None
         if view.adversarial:
             steps = math.floor(view.adversarial * progress)
-            rate = view.adversarial_rate
             # The gradient of a mean over the unlabelled units, however they are cut into chunks.
-            noise = adversarial_noise(
-                learner, chunk, seen, steps, rate / max(unlabeled, 1), generator
-            )
-            seen = ChunkView(
-                seen.mask, seen.positions, seen.features, torch.where(changed[..., None], noise, 0)
-            )
+            rate = view.adversarial_rate / max(unlabeled, 1)
+            noise = adversarial_noise(learner, chunk, seen, steps, rate, generator, own)
+        if own is not None:
+            if len(own) == 0:
+                continue
+            seen, changed = seen.take(own), changed[own]
+        if noise is not None:
+            seen = replace(seen, noise=torch.where(changed[..., None], noise, 0))
         views.append(seen)
     return views
 
@@ -101,19 +108,24 @@ def adversarial_noise(
     steps: int,
     rate: float,
     generator: torch.Generator,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Return noise (b, T, H) that moves the learner's logits (PS-NET's virtual adversary).
 
     The noise d starts at 1e-5 N(0, 1). Each inner step takes the gradient g of the sum over units
     of the MSE (a mean over classes) between the logits with noise and those without, and sets d to
     (d + rate g) / (its norm per token + 1e-6). PS-NET's g is of the mean over the batch: give its
-    rate divided by the rows of the batch.
+    rate divided by the rows of the batch. With ``own``, only for these rows of the chunk.
     """
+    shape = (*chunk.input_ids.shape, learner.encoder.hidden_size)
+    noise = (START_NOISE * torch.randn(shape, generator=generator)).to(chunk.input_ids.device)
+    if own is not None:
+        chunk, view, noise = chunk.take(own), view.take(own), noise[own]
+    if len(noise) == 0:
+        return noise
     with torch.no_grad():
         embedded = learner.embed(chunk, view)
         clean = _logits(learner, embedded, chunk, view)
-    noise = START_NOISE * torch.randn(embedded.shape, generator=generator)
-    noise = noise.to(embedded.device)
     for _ in range(steps):
         noise.requires_grad_()
         logits = _logits(learner, embedded + noise.to(embedded.dtype), chunk, view)

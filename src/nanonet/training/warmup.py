@@ -23,6 +23,7 @@ from nanonet.core.machine import cache_folder
 from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import TEACHER, Cohort, Learner, build_cohort
 from nanonet.tasks.base import Row
+from nanonet.tasks.stored import MOST_SHUFFLED
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
@@ -34,6 +35,9 @@ from nanonet.training.device import Hardware, attention_of, shrink_frozen
 from nanonet.training.display import Display, run_shown
 from nanonet.training.engine import Engine, LogRow, TrainingRows
 from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
+from nanonet.training.prepare import within_reach
+from nanonet.training.processes import ALONE, Processes
+from nanonet.training.profile import OFF, Profile
 from nanonet.training.run_folder import RunFolder
 
 WARMUP_PADDING = 0.5  # padding per real token in a chunk at most
@@ -79,6 +83,8 @@ def warm_up(
     unlabeled: Sequence[Row],
     fingerprint: str,
     display: Display,
+    profile: Profile = OFF,
+    processes: Processes = ALONE,
 ) -> Warmup:
     """Return what a warm-up makes of the students: from the cache, or by training.
 
@@ -89,22 +95,35 @@ def warm_up(
         unlabeled: rows.
         fingerprint: of backbone, its pooling, and texts.
         display: where messages and progress go.
+        profile: measures where the time goes.
+        processes: who shares the rows; one of them reads and writes the cache.
 
     Raises:
         InterruptedRunError: stopped by Ctrl-C after saving a checkpoint.
     """
     if (done := run.read_warmup()) is not None:
         return Warmup(done, 0.0)
-    cache = _cache_file(config, hardware, fingerprint) if config.warmup.cache else None
+    cache: Path | None = None
+    if config.warmup.cache and processes.main:
+        cache = _cache_file(config, hardware, fingerprint, processes.count)
     if cache is not None and cache.is_file():
         try:
-            tensors = read_tensors(cache)
-            run.write_warmup(tensors, 0.0, cached=True)
+            run.write_warmup(read_tensors(cache), 0.0, cached=True)
             display.say(f"warm-up: taken from {cache}")
-            return Warmup(tensors, 0.0)
         except ValueError:
             display.warn(f"{cache} is damaged: warming up again")
-    found = _train(config, run, hardware, unlabeled, display)
+    processes.wait()
+    if (done := run.read_warmup()) is not None:
+        return Warmup(done, 0.0)
+    found = _train(config, run, hardware, unlabeled, display, profile, processes)
+    if processes.main:
+        _keep(run, found, cache, display)
+    processes.wait()
+    return found
+
+
+def _keep(run: RunFolder, found: Warmup, cache: Path | None, display: Display) -> None:
+    """Write what a warm-up has found, for this run and for others."""
     run.write_warmup(found.tensors, found.seconds, cached=False)
     shutil.rmtree(run.warmup.path, ignore_errors=True)  # its checkpoints have served
     if cache is not None:
@@ -113,11 +132,16 @@ def warm_up(
             write_bytes(cache, run.warmup_result.read_bytes())
         except OSError as error:
             display.warn(f"warm-up not kept for other runs: {cache}: {error.strerror or error}")
-    return found
 
 
 def _train(
-    config: Config, run: RunFolder, hardware: Hardware, unlabeled: Sequence[Row], display: Display
+    config: Config,
+    run: RunFolder,
+    hardware: Hardware,
+    unlabeled: Sequence[Row],
+    display: Display,
+    profile: Profile,
+    processes: Processes,
 ) -> Warmup:
     own = _own_config(config)
     plan = warmup_plan(config)
@@ -128,12 +152,16 @@ def _train(
     if hardware.precision == "bf16":
         shrink_frozen(cohort)
     cohort.to(hardware.device)
-    engine = Engine(cohort, plan, TrainingRows([], np.empty(0, np.int64), unlabeled), own, hardware)
+    if len(unlabeled) > MOST_SHUFFLED:
+        unlabeled = within_reach(unlabeled, own.training, own.seed)
+    rows = TrainingRows([], np.empty(0, np.int64), unlabeled)
+    engine = Engine(cohort, plan, rows, own, hardware, profile=profile, processes=processes)
     position = Position(0, 0.0, {}, {})
     if checkpoints := list_checkpoints(run.warmup.checkpoints):
         position = load_checkpoint(checkpoints[-1], cohort, engine.optimizers)
-    run.warmup.checkpoints.mkdir(parents=True, exist_ok=True)
-    run.warmup.cut_metrics(position.step)
+    if processes.main:
+        run.warmup.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.warmup.cut_metrics(position.step)
     recorder = _Recorder(run.warmup, engine, display)
     position, stopped = run_shown(engine, position, recorder, display, "warm-up")
     if stopped:
@@ -190,7 +218,7 @@ def _own_weights(learner: Learner) -> dict[str, Tensor]:
     }
 
 
-def _cache_file(config: Config, hardware: Hardware, fingerprint: str) -> Path:
+def _cache_file(config: Config, hardware: Hardware, fingerprint: str, processes: int) -> Path:
     """Return where the result is kept; the name tells everything that it depends on."""
     own = _own_config(config)
     depends: Mapping[str, Any] = {
@@ -205,6 +233,8 @@ def _cache_file(config: Config, hardware: Hardware, fingerprint: str) -> Path:
         "max_padding": own.training.max_padding,
         "hardware": asdict(hardware),
     }
+    if processes > 1:
+        depends = {**depends, "processes": processes}
     text = json.dumps(depends, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_folder() / WARMUP / f"{name}.safetensors"
@@ -221,10 +251,14 @@ class _Recorder:
 
     def on_log(self, row: LogRow) -> None:
         """See `engine.Observer`."""
-        self._folder.append_metrics({"kind": WARMUP, **asdict(row)})
+        if self._engine.processes.main:
+            self._folder.append_metrics({"kind": WARMUP, **asdict(row)})
         self._display.on_log(row)
 
     def on_checkpoint(self, position: Position) -> None:
         """See `engine.Observer`."""
         engine = self._engine
-        save_checkpoint(self._folder.checkpoints, position, engine.cohort, engine.optimizers)
+        if not engine.processes.main:
+            return
+        with engine.profile.span("checkpoint"):
+            save_checkpoint(self._folder.checkpoints, position, engine.cohort, engine.optimizers)
