@@ -84,6 +84,11 @@ def errors_of(process) -> list[str]:
     return found
 
 
+def has_logged(run: Path) -> bool:
+    metrics = run / "metrics.jsonl"
+    return metrics.is_file() and metrics.stat().st_size > 0
+
+
 def assert_close(found: Path, expected: Path) -> None:
     rows = [losses(folder) for folder in (found, expected)]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
@@ -161,7 +166,7 @@ def test_a_signal_stops_all_and_one_process_can_go_on(train_arguments, tmp_path,
     out = tmp_path / "run"
     call = arguments(train_arguments, *steps, "--out", out)
     with launched(2, *call, launcher="accelerate") as process:
-        while not (out / "metrics.jsonl").is_file() and process.poll() is None:
+        while not has_logged(out) and process.poll() is None:
             time.sleep(0.01)
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
