@@ -480,7 +480,7 @@ def test_inner_steps_grow_with_the_run():
 def test_the_noise_of_a_step_has_the_inner_steps_of_its_place_in_the_run(monkeypatch):
     asked = []
 
-    def note(learner, chunk, view, steps, rate, generator):
+    def note(learner, chunk, view, steps, rate, generator, own):
         asked.append((steps, rate))
         return torch.zeros(*chunk.input_ids.shape, learner.encoder.hidden_size)
 
