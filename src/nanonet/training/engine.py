@@ -44,11 +44,13 @@ class TrainingRows:
         labeled: rows.
         labels: class indexes of the labelled rows' units, (U,).
         unlabeled: rows; empty without unlabelled text.
+        class_weights: how much labelled units of each class count, (C,); None: all the same.
     """
 
     labeled: Sequence[Row]
     labels: NDArray[np.int64]
     unlabeled: Sequence[Row]
+    class_weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ class Engine:
             set_dropout(self.cohort[name], view.dropout)
         unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
         self._units = unit_counts(self.rows.labeled), unit_counts(unlabeled)
+        weights = self.rows.class_weights
+        self._class_weights = (
+            None if weights is None else torch.from_numpy(weights).to(self.hardware.device)
+        )
         self._batches = StepBatches(
             np.array([len(row) for row in self.rows.labeled], dtype=np.int64),
             np.array([len(row) for row in unlabeled], dtype=np.int64),
@@ -202,6 +208,7 @@ class Engine:
             self.config.training.max_padding,
             self.hardware.device,
             self._targets(unlabeled),
+            self._class_weights,
         )
 
     def _active(self, step: int) -> list[Phase]:

@@ -62,6 +62,7 @@ class Batch:
         max_padding: see `length_chunks`.
         device: where the chunks go.
         soft_labels: propagated labels of the unlabelled rows' units, once there are some.
+        class_weights: see `StepView.class_weights`.
     """
 
     labeled: list[Row]
@@ -70,6 +71,7 @@ class Batch:
     max_padding: float
     device: str
     soft_labels: SoftTargets | None = None
+    class_weights: Tensor | None = None
     _made: dict[Streams, list[Chunk]] = field(default_factory=dict)
 
     def chunks(self, streams: Streams) -> list[Chunk]:
@@ -135,6 +137,11 @@ class PhaseStep:
     def labels(self) -> Tensor:
         """See `StepView.labels`."""
         return self._batch.labels
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        """See `StepView.class_weights`."""
+        return self._batch.class_weights
 
     @property
     def soft_labels(self) -> SoftTargets:

@@ -39,6 +39,7 @@ from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.selection import Selection, select_by_agreement, select_by_score
 from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
+from nanonet.training.weights import class_weights
 
 SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
 
@@ -149,6 +150,7 @@ def _read(
         name: task.encode(table, None if name == "unlabeled" else labels, tokenizer)
         for name, table in tables.by_name().items()
     }
+    class_weights(config, labels, encoded["labeled"].truth)  # refused now, not after a warm-up
     for table in encoded.values():
         warnings += task.encoding_warnings(table, config.data.max_length)
     watched = task.encode(monitor, labels, tokenizer) if monitor else None
