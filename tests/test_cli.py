@@ -99,7 +99,8 @@ def test_predict_without_output_prints_json_lines(bundle, tmp_path):
     write_table(tmp_path / "in.csv", {"text": ["ö apple", "iron"]})
     out = succeed("predict", bundle, "--input", tmp_path / "in.csv").out
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [list(row) for row in rows] == [["text", "label", "label_name", "probability"]] * 2
+    columns = ["text", "label", "label_name", "probability", "abstained"]
+    assert [list(row) for row in rows] == [columns] * 2
     assert [row["text"] for row in rows] == ["ö apple", "iron"]
     assert "ö" in out
 

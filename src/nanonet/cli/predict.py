@@ -59,6 +59,12 @@ _PAUSE = 0.02  # seconds without a line after which the lines so far are answere
     default=0,
     help="CPU threads (of each worker).  [default: all; with ray 1]",
 )
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    help="Give no label where the most probable class has less.  [default: as the bundle says; 0:"
+    " every text gets one]",
+)
 @budget_option
 @block_option
 @data_set_option
@@ -71,6 +77,7 @@ def predict(
     engine: str,
     workers: int | None,
     threads: int,
+    min_confidence: float | None,
     budget: str | None,
     block_trigrams: bool | None,
     settings: tuple[str, ...],
@@ -78,8 +85,8 @@ def predict(
     """Classify or summarize texts with a bundle, without torch.
 
     TEXTs are answered on the screen, one per line: label, probability, text. With --input, every
-    row of the file is answered in its order, with the columns text, label, label_name and
-    probability. FILE may be larger than the memory; the same command goes on where a killed one
+    row of the file is answered in its order, with the columns text, label, label_name, probability
+    and abstained. FILE may be larger than the memory; the same command goes on where a killed one
     stopped.
 
     A summarizer answers with the columns text, summary and sentences: number, characters from start
@@ -93,42 +100,45 @@ def predict(
         if settings:
             raise ConfigError("--set names columns: it goes with --input")
     if is_summarizer(Path(bundle)):
-        if engine == "ray" or PIPE in (source, output):
-            raise ConfigError("a summarizer reads files: leave --engine ray and - out")
+        if engine == "ray" or PIPE in (source, output) or min_confidence is not None:
+            raise ConfigError(
+                "a summarizer reads files: leave --engine ray, - and --min-confidence out"
+            )
         how = (texts, source, output, threads, settings, budget, block_trigrams)
         summarize(Path(bundle), *how)
         return
     refuse_summary_options(budget, block_trigrams)
+    loading = (threads, min_confidence)
     if source is None:
-        _predict_texts(bundle, list(texts), threads)
+        _predict_texts(_load(bundle, *loading), list(texts))
         return
     column = data_config(settings).text_column
     if engine == "ray":
-        _predict_folder(bundle, source, output, column, workers, threads, overwrite)
+        _predict_folder(bundle, source, output, column, workers, *loading, overwrite)
         return
     if workers is not None:
         raise ConfigError("--workers goes with --engine ray")
     if output in (None, PIPE):
-        _predict_to_pipe(bundle, source, column, threads)
+        _predict_to_pipe(_load(bundle, *loading), source, column)
     else:
-        _predict_file(bundle, source, str(output), column, threads, overwrite)
+        _predict_file(bundle, source, str(output), column, *loading, overwrite)
 
 
-def _predict_texts(bundle: str, texts: list[str], threads: int) -> None:
+def _predict_texts(predictor: "Predictor", texts: list[str]) -> None:
     """Answer texts of the command line."""
     from nanonet.runtime.batch import answer
 
-    answers = answer(_load(bundle, threads), texts)
-    for text, _, name, probability in zip(*answers.values(), strict=True):
-        click.echo(f"{name}\t{probability:.3f}\t{text}")
+    for text, _, name, probability, abstained in zip(
+        *answer(predictor, texts).values(), strict=True
+    ):
+        click.echo(f"{'(abstained)' if abstained else name}\t{probability:.3f}\t{text}")
 
 
-def _predict_to_pipe(bundle: str, source: str, column: str, threads: int) -> None:
+def _predict_to_pipe(predictor: "Predictor", source: str, column: str) -> None:
     """Answer a file or standard input on standard output."""
     from nanonet.data.readers import stream_texts
     from nanonet.runtime.batch import predict_stream
 
-    predictor = _load(bundle, threads)
     name = "stdin" if source == PIPE else source
     with RowProgress(name, quiet=sys.stdout.isatty()) as progress:
         # Every block is flushed: what reads the pipe waits for it.
@@ -137,7 +147,13 @@ def _predict_to_pipe(bundle: str, source: str, column: str, threads: int) -> Non
 
 
 def _predict_file(
-    bundle: str, source: str, output: str, column: str, threads: int, overwrite: bool
+    bundle: str,
+    source: str,
+    output: str,
+    column: str,
+    threads: int,
+    min_confidence: float | None,
+    overwrite: bool,
 ) -> None:
     """Answer a file or standard input in a file."""
     from nanonet.data.formats import SUPPORTED, file_format
@@ -154,7 +170,7 @@ def _predict_file(
         raise ConfigError(f"--output {output} is a folder: name a file")
     if not target.parent.is_dir():
         raise DataError(f"cannot write {output}: folder {target.parent} does not exist")
-    predictor = _load(bundle, threads)
+    predictor = _load(bundle, threads, min_confidence)
     files = files_of(source, output, column, predictor.labels)
     with RowProgress(output) as progress:
         done = predict_file(predictor, Path(bundle), target, files, progress, overwrite=overwrite)
@@ -174,6 +190,7 @@ def _predict_folder(
     column: str,
     workers: int | None,
     threads: int,
+    min_confidence: float | None,
     overwrite: bool,
 ) -> None:
     """Answer a folder of Parquet files on a Ray cluster."""
@@ -194,6 +211,7 @@ def _predict_folder(
             workers=workers,
             threads=threads or 1,
             overwrite=overwrite,
+            min_confidence=min_confidence,
         )
     click.echo(f"{output}: {progress.summary()}", err=True)
 
@@ -215,7 +233,7 @@ def files_of(source: str, output: str, column: str, labels: "LabelSet") -> "File
     )
 
 
-def _load(bundle: str, threads: int) -> "Predictor":
+def _load(bundle: str, threads: int, min_confidence: float | None) -> "Predictor":
     from nanonet.runtime.predictor import Predictor
 
-    return Predictor.load(bundle, threads=threads)
+    return Predictor.load(bundle, threads=threads, min_confidence=min_confidence)

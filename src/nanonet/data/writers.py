@@ -25,7 +25,7 @@ _ROW_GROUP_ROWS = 2**16
 _ROW_GROUP_BYTES = 2**26
 
 Table = Mapping[str, Sequence[object]]
-Types = Mapping[str, type]  # of each column: str, int or float
+Types = Mapping[str, type]  # of each column: str, int, float or bool
 
 
 def write_table(path: str | Path, columns: Table, types: Types | None = None) -> None:
@@ -132,6 +132,7 @@ def _write_jsonl(stream: TextIO, columns: Table) -> None:
 def _write_parquet(part: Path, path: Path, columns: Table, types: Types | None) -> None:
     pyarrow = need_pyarrow("writing Parquet")
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    kinds[bool] = pyarrow.bool_()
     schema = types and pyarrow.schema([(name, kinds[types[name]]) for name in columns])
     values = {name: list(column) for name, column in columns.items()}
     try:

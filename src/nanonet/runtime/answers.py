@@ -46,7 +46,7 @@ def classification(
     *,
     top_k: int | None,
     all_probabilities: bool,
-    min_probability: float | None,
+    min_probability: float,
 ) -> dict[str, Any]:
     """Return the answer to one text.
 
@@ -67,9 +67,7 @@ def classification(
         for i in order[: top_k or 1]
     ]
     answer: dict[str, Any] = dict(listed[0])
-    answer["abstained"] = (
-        min_probability is not None and float(probabilities[order[0]]) < min_probability
-    )
+    answer["abstained"] = float(probabilities[order[0]]) < min_probability
     if answer["abstained"]:
         answer["label"] = answer["label_name"] = None
     if top_k is not None:

@@ -74,20 +74,32 @@ class Done:
 
 
 def answer(predictor: Predictor, texts: list[str]) -> Answers:
-    """Return the columns text, label, label_name and probability of n texts."""
+    """Return the columns text, label, label_name, probability and abstained of n texts.
+
+    Where the predictor abstains, label and name are None.
+    """
     probabilities = predictor.predict_proba(texts)  # (n, classes)
-    best = probabilities.argmax(-1)
+    sure = predictor.is_sure(probabilities).tolist()
+    best = list(zip(probabilities.argmax(-1), sure, strict=True))
     return {
         "text": texts,
-        "label": [predictor.labels.values[i] for i in best],
-        "label_name": [predictor.labels.names[i] for i in best],
-        "probability": [round(float(p[i]), 6) for p, i in zip(probabilities, best, strict=True)],
+        "label": [predictor.labels.values[i] if known else None for i, known in best],
+        "label_name": [predictor.labels.names[i] if known else None for i, known in best],
+        "probability": [round(float(p), 6) for p in probabilities.max(-1)],
+        "abstained": [not known for known in sure],
     }
 
 
 def answer_types(labels: LabelSet) -> dict[str, type]:
     """Return what the columns of `answer` hold."""
-    return {"text": str, "label": type(labels.values[0]), "label_name": str, "probability": float}
+    label = type(labels.values[0])
+    return {
+        "text": str,
+        "label": label,
+        "label_name": str,
+        "probability": float,
+        "abstained": bool,
+    }
 
 
 def predict_stream(
@@ -126,7 +138,11 @@ def predict_file(
         NanoNetError: whatever ``files`` raises; finished blocks are kept.
     """
     folder = output.with_name(f".{output.name}.partial")
-    _prepare(folder, bundle, output, overwrite)
+    job = {
+        "bundle": sha256_file(bundle / MANIFEST),  # which holds the checksums of the rest
+        "min_confidence": predictor.min_confidence,
+    }
+    _prepare(folder, job, output, overwrite)
     found = set(folder.glob(f"*{files.suffix}"))
     parts: list[Path] = []
     try:
@@ -178,9 +194,8 @@ def _digest(texts: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _prepare(folder: Path, bundle: Path, output: Path, overwrite: bool) -> None:
-    """Make the folder of the parts, or find that of the same bundle."""
-    job = {"bundle": sha256_file(bundle / MANIFEST)}  # which holds the checksums of the rest
+def _prepare(folder: Path, job: dict[str, Any], output: Path, overwrite: bool) -> None:
+    """Make the folder of the parts, or find that of the same job."""
     try:
         found = json.loads((folder / _JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -189,8 +204,8 @@ def _prepare(folder: Path, bundle: Path, output: Path, overwrite: bool) -> None:
         return
     if found is not None and not overwrite:
         raise RunError(
-            f"{folder} holds unfinished work on {output} with another bundle; finish it with that "
-            "one, or start afresh with --overwrite"
+            f"{folder} holds unfinished work on {output} with another bundle or min_confidence;"
+            " finish it with the same, or start afresh with --overwrite"
         )
     _drop(folder)
     folder.mkdir()

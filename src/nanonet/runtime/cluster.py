@@ -32,11 +32,17 @@ class FileWorker:
     """Answers whole files: an actor of the pool."""
 
     def __init__(
-        self, bundle: str, column: str, threads: int, files_of: FilesOf, overwrite: bool
+        self,
+        bundle: str,
+        column: str,
+        threads: int,
+        files_of: FilesOf,
+        overwrite: bool,
+        min_confidence: float | None = None,
     ) -> None:
         self._bundle = Path(bundle)
         self._column = column
-        self._predictor = Predictor.load(bundle, threads=threads)
+        self._predictor = Predictor.load(bundle, threads=threads, min_confidence=min_confidence)
         self._files_of = files_of
         self._overwrite = overwrite
 
@@ -84,6 +90,7 @@ def predict_folder(
     workers: int | None = None,
     threads: int = 1,
     overwrite: bool = False,
+    min_confidence: float | None = None,
 ) -> int:
     """Answer every ``.parquet`` file below ``source`` in a file of that name below ``output``.
 
@@ -101,6 +108,7 @@ def predict_folder(
         workers: actors; None: as the CPUs of the cluster allow.
         threads: CPUs of each actor.
         overwrite: answer all files again.
+        min_confidence: see `Predictor.load`.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -117,8 +125,10 @@ def predict_folder(
     if source.is_relative_to(output) or output.is_relative_to(source):
         raise ConfigError(f"{output} and {source} lie in each other: choose another --output")
     read_manifest(bundle)
+    least = "as the bundle says" if min_confidence is None else repr(min_confidence)
     names = _names(source)
     job = {"bundle": sha256_file(bundle / MANIFEST), "text column": column}
+    job["min_confidence"] = least
     items = [
         {"source": str(source / name), "output": str(output / name)}
         for name in _todo(source, output, names, job, overwrite)
@@ -128,7 +138,7 @@ def predict_folder(
     rows, problems = 0, list[str]()
     try:
         with _cluster(ray):
-            actor = (str(bundle), column, threads, files_of, overwrite)
+            actor = (str(bundle), column, threads, files_of, overwrite, min_confidence)
             for count, row in enumerate(_answered(ray, items, actor, workers), start=1):
                 rows += int(row["rows"])
                 problems += [row["error"]] if row["error"] else []

@@ -50,7 +50,8 @@ class PredictRequest(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Abstain (label null) where the best class has a lower probability.",
+        description="Abstain (label null) where the best class has a lower probability. Without it,"
+        " the bundle decides; 0: never.",
     )
 
     def to_classify(self) -> list[str]:

@@ -190,6 +190,7 @@ def _info(service: Service) -> dict[str, Any]:
         ],
         "max_length": manifest.max_length,
         "quantization": manifest.quantization,
+        "min_probability": service.predictor.min_confidence,
         "parameters": manifest.parameters,
         "limits": {
             "body_bytes": settings.limits.body_bytes,

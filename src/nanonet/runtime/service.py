@@ -119,13 +119,16 @@ class Service:
             raise self._closed() from None
         answer = await asyncio.wrap_future(accepted)
         request.state.batch = answer.batch
+        least = asked.min_probability
+        if least is None:
+            least = self.predictor.min_confidence
         predictions = [
             classification(
                 self.predictor.labels,
                 row,
                 top_k=asked.top_k,
                 all_probabilities=asked.probabilities,
-                min_probability=asked.min_probability,
+                min_probability=least,
             )
             for row in answer.rows
         ]

@@ -13,7 +13,7 @@ from nanonet.core.machine import usable_cores
 from nanonet.data.checks import fingerprint, text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.metrics import accuracy, macro_f1
+from nanonet.tasks.metrics import accuracy, expected_calibration_error, macro_f1, softmax
 from nanonet.tasks.tokenization import encoding_warnings
 
 
@@ -24,6 +24,11 @@ class Scores:
     Attributes:
         accuracy: of the shipped learner, 0 to 1.
         macro_f1: of the shipped learner, 0 to 1.
+        ece: expected calibration error of its probabilities (15 bins).
+        ece_uncalibrated: the same before its logits were divided by the temperature.
+        coverage: share of rows that get a label: see ``min_confidence``.
+        accuracy_covered: of the rows that get a label; None where there are none.
+        min_confidence: a row whose most probable class has less gets no label.
         examples: rows scored.
         seconds: of the shipped learner's predictions, tokenization included.
         learners: accuracy of every learner; empty for a bundle.
@@ -32,6 +37,11 @@ class Scores:
 
     accuracy: float
     macro_f1: float
+    ece: float
+    ece_uncalibrated: float
+    coverage: float
+    accuracy_covered: float | None
+    min_confidence: float
     examples: int
     seconds: float
     learners: dict[str, float]
@@ -42,14 +52,27 @@ class Scores:
         row: dict[str, Any] = {
             "accuracy": self.accuracy,
             "macro_f1": self.macro_f1,
+            "ece": self.ece,
+            "ece_uncalibrated": self.ece_uncalibrated,
+            "coverage": self.coverage,
+            "accuracy_covered": self.accuracy_covered,
+            "min_confidence": self.min_confidence,
             "examples": self.examples,
             "seconds": round(self.seconds, 3),
         }
         return row | ({"learners": self.learners} if self.learners else {})
 
 
-def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
+def evaluate_bundle(
+    path: Path, table: TextTable, threads: int = 0, min_confidence: float | None = None
+) -> Scores:
     """Score a bundle on a labelled table.
+
+    Args:
+        path: the bundle.
+        table: texts and labels.
+        threads: see `Predictor.load`.
+        min_confidence: see `Predictor.load`.
 
     Raises:
         BundleError: see `Predictor.load`.
@@ -57,18 +80,23 @@ def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
     """
     from nanonet.runtime.predictor import Predictor
 
-    predictor = Predictor.load(path, threads=threads)
+    predictor = Predictor.load(path, threads=threads, min_confidence=min_confidence)
     truth = _truth(table, predictor.labels)
     start = time.perf_counter()
-    predicted = predictor.predict_logits(table.texts).argmax(-1)
+    logits = predictor.predict_logits(table.texts)
     seconds = time.perf_counter() - start
     encoded = predictor.encode(table.texts)
     warnings = encoding_warnings(table.source, encoded, predictor.manifest.max_length)
     warnings += leaks(table, {"labeled": predictor.seen})
-    return _scores(truth, predicted, seconds, {}, warnings)
+    calibration = predictor.manifest.calibration
+    temperature = 1.0 if calibration is None else calibration.temperature
+    least = predictor.min_confidence
+    return _scores(truth, logits, temperature, least, seconds, {}, warnings)
 
 
-def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Scores:
+def evaluate_run(
+    path: Path, table: TextTable, *, as_trained: bool = False, min_confidence: float = 0.0
+) -> Scores:
     """Score all learners of a run on a labelled table and note it in the run folder.
 
     Args:
@@ -76,6 +104,7 @@ def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> S
         table: texts and labels.
         as_trained: compute with the hardware and precision of training, which can be several
             times as fast; else on the CPU in 32 bits, as a bundle does.
+        min_confidence: a text whose most probable class has less counts as not covered.
 
     Raises:
         RunError: not a finished run.
@@ -104,17 +133,20 @@ def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> S
     start = time.perf_counter()
     encoded = tokenizer.encode(table.texts)
     tokenizing = time.perf_counter() - start
-    predicted: dict[str, NDArray[np.int64]] = {}
+    logits: dict[str, NDArray[np.float32]] = {}
     seconds: dict[str, float] = {}
     for name in cohort:
         start = time.perf_counter()
-        predicted[name] = predict_logits(cohort[name], encoded.ids, hardware).argmax(-1)
+        logits[name] = predict_logits(cohort[name], encoded.ids, hardware)
         seconds[name] = tokenizing + time.perf_counter() - start
     selected = str(summary["selected"])
-    learners = {name: accuracy(truth, p) for name, p in predicted.items()}
+    learners = {name: accuracy(truth, z.argmax(-1)) for name, z in logits.items()}
     warnings = encoding_warnings(table.source, encoded, config.data.max_length)
     warnings += leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
-    scores = _scores(truth, predicted[selected], seconds[selected], learners, warnings)
+    scores = _scores(
+        *(truth, logits[selected], run.temperature, min_confidence),
+        *(seconds[selected], learners, warnings),
+    )
     row = {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
     run.append_evaluation(row | scores.to_json())
     return scores
@@ -128,18 +160,29 @@ def _truth(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
 
 def _scores(
     truth: NDArray[np.int64],
-    predicted: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    temperature: float,
+    min_confidence: float,
     seconds: float,
     learners: dict[str, float],
     warnings: list[str],
 ) -> Scores:
+    """Return the scores of logits (n, C) that have been divided by a temperature."""
+    probabilities = softmax(logits)
+    predicted = probabilities.argmax(-1)
+    sure = probabilities.max(-1) >= min_confidence
     return Scores(
-        accuracy(truth, predicted),
-        macro_f1(truth, predicted),
-        len(truth),
-        seconds,
-        learners,
-        warnings,
+        accuracy=accuracy(truth, predicted),
+        macro_f1=macro_f1(truth, predicted),
+        ece=expected_calibration_error(truth, probabilities),
+        ece_uncalibrated=expected_calibration_error(truth, softmax(logits * temperature)),
+        coverage=float(sure.mean()),
+        accuracy_covered=accuracy(truth[sure], predicted[sure]) if sure.any() else None,
+        min_confidence=min_confidence,
+        examples=len(truth),
+        seconds=seconds,
+        learners=learners,
+        warnings=warnings,
     )
 
 

@@ -32,3 +32,16 @@ def macro_f1(truth: Indexes, predicted: Indexes) -> float:
         wrong = int(((truth == label) ^ (predicted == label)).sum())
         scores.append(2 * hits / (2 * hits + wrong))
     return float(np.mean(scores))
+
+
+def expected_calibration_error(truth: Indexes, probabilities: Floats, bins: int = 15) -> float:
+    """Return the expected calibration error of probabilities (n, C) (Guo et al. 2017).
+
+    Rows are parted into bins of equal width by the probability of their most probable class; the
+    error is the mean over rows of the distance between a bin's accuracy and its mean probability.
+    """
+    confidence = probabilities.max(-1).astype(np.float64)
+    right = probabilities.argmax(-1) == truth
+    bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(bin_of, right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(truth))
