@@ -434,6 +434,7 @@ from nanonet.tasks.labels import LabelSet
 
 class Predictor:
     labels = LabelSet((0, 1), ("a", "b"))
+    min_confidence = 0.0
     def predict_proba(self, texts):
         return np.full((len(texts), 2), 0.5, dtype=np.float32)
 

@@ -79,7 +79,7 @@ def answer(predictor: Predictor, texts: list[str]) -> Answers:
     Where the predictor abstains, label and name are None.
     """
     probabilities = predictor.predict_proba(texts)  # (n, classes)
-    sure = predictor.is_sure(probabilities).tolist()
+    sure = (probabilities.max(-1) >= predictor.min_confidence).tolist()
     best = list(zip(probabilities.argmax(-1), sure, strict=True))
     return {
         "text": texts,

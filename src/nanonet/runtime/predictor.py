@@ -110,13 +110,9 @@ class Predictor:
         None where that class has less than ``min_confidence``.
         """
         probabilities = self.predict_proba(texts)
-        named = zip(probabilities.argmax(-1), self.is_sure(probabilities), strict=True)
-        return [self.labels.names[i] if sure else None for i, sure in named]
-
-    def is_sure(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which of n texts get a label, given their probabilities (n, classes)."""
-        sure: NDArray[np.bool_] = probabilities.max(-1) >= self.min_confidence
-        return sure
+        sure = probabilities.max(-1) >= self.min_confidence
+        named = zip(probabilities.argmax(-1), sure, strict=True)
+        return [self.labels.names[i] if known else None for i, known in named]
 
     def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return probabilities (n, classes), columns in the order of ``labels``."""

@@ -32,16 +32,14 @@ from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run
 from nanonet.training.engine import LogRow
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables, describe_inputs
+from nanonet.training.outcome import ask, calibrate, select
 from nanonet.training.plan import make_plan
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
-from nanonet.training.selection import Selection, select_by_agreement, select_by_score
 from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
 from nanonet.training.weights import class_weights
-
-SELECTION_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
 
 
 def train(
@@ -313,29 +311,6 @@ def _logits(prepared: Prepared, learner: str, table: EncodedTable) -> Any:
     return predict_logits(prepared.cohort[learner], table.encoded.ids, prepared.hardware)
 
 
-def select(prepared: Prepared, seed: int) -> Selection:
-    """Choose the learner to ship; see `selection`."""
-    names = list(prepared.cohort)
-    if names == [TEACHER]:
-        return Selection(TEACHER, "the only learner", 0, {})
-    if "validation" in prepared.tables:
-        table = prepared.tables["validation"]
-        logits = {name: _logits(prepared, name, table) for name in names}
-        scores = {n: prepared.task.score(table, logits[n]) for n in prepared.cohort.students}
-        return select_by_score(logits, scores, prepared.task.metric, table.examples)
-    if len(prepared.cohort.students) == 1:
-        return Selection(prepared.cohort.students[0], "the only student", 0, {})
-    pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
-    ids = pool.encoded.ids
-    rows = np.random.default_rng((seed, len(ids))).permutation(len(ids))[:SELECTION_ROWS]
-    sample = [ids[i] for i in rows]
-    logits = {
-        name: predict_logits(prepared.cohort[name], sample, prepared.hardware) for name in names
-    }
-    kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
-    return select_by_agreement(logits, f"{len(sample)} {kind} texts")
-
-
 def _finish(
     run: RunFolder,
     config: Config,
@@ -346,7 +321,9 @@ def _finish(
     display: Display,
 ) -> dict[str, Any]:
     cohort = prepared.cohort
-    selection = select(prepared, config.seed)
+    answers = ask(prepared, config.seed)
+    selection = select(prepared, answers)
+    calibration = calibrate(prepared, answers, selection.selected)
     tensors = cohort.own_tensors()
     write_tensors(run.learners, tensors)
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
@@ -356,6 +333,7 @@ def _finish(
         "students": cohort.students,
         "selected": selection.selected,
         "selection": selection.to_dict(),
+        "calibration": None if calibration is None else to_dict(calibration),
         "layer_maps": {name: list(cohort[name].layer_map) for name in cohort},
         "trainable_parameters": {name: cohort[name].trainable_count() for name in cohort},
         "total_parameters": {name: cohort[name].total_count() for name in cohort},
