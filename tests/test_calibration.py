@@ -16,7 +16,7 @@ from nanonet.scoring import evaluate_bundle, evaluate_run
 from nanonet.tasks.calibration import fit_temperature, smoothed, temperature_of_confidence
 from nanonet.tasks.metrics import expected_calibration_error, softmax
 from nanonet.training.inputs import Classification
-from nanonet.training.outcome import Answers, accuracy_of, calibrate
+from nanonet.training.outcome import Answers, accuracy_bounds, calibrate
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
 from runs import succeed
@@ -79,13 +79,14 @@ def test_few_rows_that_are_all_right_do_not_make_certain():
     np.testing.assert_allclose(smoothed(truth, 3).sum(-1), 1)
 
 
-def test_the_estimate_of_the_accuracy():
+def test_the_bounds_of_the_accuracy():
     own = np.zeros(100, dtype=np.int64)
     other, third = own.copy(), own.copy()
     other[:8], third[:12] = 1, 1
-    assert accuracy_of(own, [other, third], 2) == pytest.approx(1 - 2 * 0.10)
-    assert accuracy_of(own, [own], 2) == pytest.approx(1 - 1 / 102)  # 100 rows can tell no more
-    assert accuracy_of(own, [own + 1], 4) == 0.25
+    assert accuracy_bounds(own, [other, third], 2) == pytest.approx((0.8, 0.9))
+    most = 1 - 1 / 102  # 100 rows can tell no more
+    assert accuracy_bounds(own, [own], 2) == pytest.approx((most, most))
+    assert accuracy_bounds(own, [own + 1], 4) == (0.25, 0.25)
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +122,23 @@ def cohort_of(wrong, scale=4.0, rows=200):
     return prepared, Answers(logits, None, f"{rows} unlabelled texts", rows)
 
 
-def test_the_mean_confidence_becomes_the_estimated_accuracy():
-    prepared, answers = cohort_of((24, 16))
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [(5.0, 0.9), (3.0, None), (2.2, 0.8)],
+    ids=["too sure", "between the bounds", "not sure enough"],
+)
+def test_the_mean_confidence_comes_within_the_bounds(scale, expected):
+    prepared, answers = cohort_of((24, 16), scale)
     found = calibrate(prepared, answers, "student1")
-    confidence = softmax(answers.logits["student1"] / found.temperature).max(-1).mean()
-    assert confidence == pytest.approx(1 - 2 * 0.1)
-    assert 1.0 < found.temperature < 2.0
+    logits = answers.logits["student1"]
+    before, after = (softmax(logits / t).max(-1).mean() for t in (1.0, found.temperature))
+    if expected is None:
+        assert 0.8 < before < 0.9
+        assert found.temperature == 1.0
+    else:
+        assert abs(before - expected) > 0.02
+        assert after == pytest.approx(expected)
+        assert 0.5 < found.temperature < 2.0
 
 
 @pytest.mark.parametrize(("wrong", "scale", "limit"), [((150, 150), 4, 2.0), ((0, 0), 1, 0.5)])

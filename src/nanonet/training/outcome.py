@@ -10,14 +10,15 @@ from nanonet.core.bundle import Calibration
 from nanonet.models.cohort import TEACHER
 from nanonet.tasks.base import EncodedTable
 from nanonet.tasks.calibration import fit_temperature, smoothed, temperature_of_confidence
+from nanonet.tasks.metrics import softmax
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.prepare import Prepared
 from nanonet.training.selection import Logits, Selection, select_by_agreement, select_by_score
 
 SAMPLE_ROWS = 512  # unlabelled texts on which the cohort's agreement is measured
-# A learner is wrong about as often as twice what it and its peers disagree: they learn from each
-# other, so that they make half of their errors together. Measured in docs/probabilities.md.
-ERRORS_PER_DISAGREEMENT = 2.0
+# A learner is wrong at least about as often as it and its peers disagree, and at most about twice
+# as often, since they make errors together. Measured in docs/probabilities.md.
+FEWEST_ERRORS, MOST_ERRORS = 1.0, 2.0  # per disagreement
 LARGEST_CHANGE = 2.0  # factor of the temperature that may rest on such an estimate
 
 
@@ -77,8 +78,8 @@ def calibrate(prepared: Prepared, answers: Answers, selected: str) -> Calibratio
     """Return the temperature of the learner to ship; None for tasks without classes.
 
     With validation labels it is the one of least cross-entropy. Without them, the cohort's
-    disagreement on unlabelled texts says how often the learner is wrong, and its mean confidence
-    is brought there, within a factor of two.
+    disagreement on unlabelled texts says between which bounds the accuracy lies. A mean confidence
+    beyond them is brought to the nearer one; one between them stays, so that little is spoilt.
     """
     if prepared.task.outputs.link != "softmax" or prepared.task.outputs.level != "document":
         return None
@@ -89,14 +90,24 @@ def calibrate(prepared: Prepared, answers: Answers, selected: str) -> Calibratio
     peers = [z.argmax(-1) for name, z in answers.logits.items() if name != selected]
     if not peers or "unlabeled" not in prepared.tables:
         return Calibration(1.0, "none: no unlabelled texts on which learners could disagree", 0)
-    accuracy = accuracy_of(logits.argmax(-1), peers, logits.shape[1])
-    temperature = temperature_of_confidence(logits, accuracy)
+    low, high = accuracy_bounds(logits.argmax(-1), peers, logits.shape[1])
+    confidence = float(softmax(logits).max(-1).mean())
+    wanted = float(np.clip(confidence, low, high))
+    temperature = 1.0 if wanted == confidence else temperature_of_confidence(logits, wanted)
     temperature = float(np.clip(temperature, 1 / LARGEST_CHANGE, LARGEST_CHANGE))
     return Calibration(temperature, f"disagreement of the cohort on {answers.rows}", 0)
 
 
-def accuracy_of(answers: NDArray[np.int64], peers: list[NDArray[np.int64]], classes: int) -> float:
-    """Return an estimate of how often a learner's answers (n,) are right, from its peers' (n,)."""
+def accuracy_bounds(
+    answers: NDArray[np.int64], peers: list[NDArray[np.int64]], classes: int
+) -> tuple[float, float]:
+    """Return about between what a learner's accuracy lies, from its answers and its peers', (n,).
+
+    No lower than chance, and no higher than n rows can tell.
+    """
     disagreement = float(np.mean([(answers != other).mean() for other in peers]))
-    most = 1.0 - 1.0 / (len(answers) + 2)  # never surer than the rows can tell
-    return float(np.clip(1.0 - ERRORS_PER_DISAGREEMENT * disagreement, 1.0 / classes, most))
+    most = 1.0 - 1.0 / (len(answers) + 2)
+    low, high = np.clip(
+        [1.0 - factor * disagreement for factor in (MOST_ERRORS, FEWEST_ERRORS)], 1 / classes, most
+    )
+    return float(low), float(high)
