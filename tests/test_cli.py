@@ -45,14 +45,17 @@ def test_a_run_folder_holds_configuration_and_outcome(run_folder):
 def test_evaluate_prints_one_json_object_for_a_run_and_for_its_bundle(run_folder, bundle, corpus):
     test = corpus / "test.csv"
     of_run = json_line(succeed("evaluate", run_folder, "--data", test, "--json").out)
-    assert list(of_run) == ["accuracy", "macro_f1", "examples", "seconds", "learners"]
+    known = ["accuracy", "macro_f1", "ece", "ece_uncalibrated", "coverage", "accuracy_covered"]
+    known += ["min_confidence", "examples", "seconds"]
+    assert list(of_run) == [*known, "learners"]
+    assert of_run["coverage"] == 1.0
     assert of_run["examples"] == 30
     assert set(of_run["learners"]) == {"teacher", "student1", "student2"}
     selected = json.loads((run_folder / "summary.json").read_text())["selected"]
     assert of_run["learners"][selected] == of_run["accuracy"]
 
     of_bundle = json_line(succeed("evaluate", bundle, "--data", test, "--json").out)
-    assert list(of_bundle) == ["accuracy", "macro_f1", "examples", "seconds"]
+    assert list(of_bundle) == known
     for key in ("accuracy", "macro_f1", "examples"):
         assert of_bundle[key] == of_run[key]
 
@@ -99,7 +102,8 @@ def test_predict_without_output_prints_json_lines(bundle, tmp_path):
     write_table(tmp_path / "in.csv", {"text": ["ö apple", "iron"]})
     out = succeed("predict", bundle, "--input", tmp_path / "in.csv").out
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [list(row) for row in rows] == [["text", "label", "label_name", "probability"]] * 2
+    columns = ["text", "label", "label_name", "probability", "abstained"]
+    assert [list(row) for row in rows] == [columns] * 2
     assert [row["text"] for row in rows] == ["ö apple", "iron"]
     assert "ö" in out
 

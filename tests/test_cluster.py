@@ -115,6 +115,7 @@ def test_what_an_earlier_call_has_answered(bundle, folder, no_ray):
     record = {
         "bundle": sha256_file(bundle / "manifest.json"),
         "text column": "body",
+        "min_confidence": "as the bundle says",
         "inputs": {n: f"{s.st_size} {s.st_mtime_ns}" for n, s in states.items()},
     }
     (output / ".nanonet.json").write_text(json.dumps(record))

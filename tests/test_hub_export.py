@@ -143,7 +143,8 @@ def test_the_card(corpus, run_folder, tmp_path):
     assert "pipeline_tag: text-classification" in front
     assert "\nlicense" not in front  # whoever publishes says which
     assert "base_model" not in front  # a local folder
-    for part in ("| 1 | 1 | metal |", "labeled.csv | 30 |", "test.csv | 30 |", "Limits"):
+    known = ("Probabilities are calibrated: the logits have been divided by ", "Limits")
+    for part in ("| 1 | 1 | metal |", "labeled.csv | 30 |", "test.csv | 30 |", *known):
         assert part in card
     code = card.split("```python\n")[1].split("```")[0].replace("PATH", str(tmp_path / "hf"))
     pytest.importorskip("sentence_transformers")
@@ -186,9 +187,9 @@ def test_what_makes_bundles_smaller_is_for_bundles(run_folder, tmp_path):
 
 def test_files_that_compute_something_else_are_refused(run_folder, tmp_path, monkeypatch):
     def write(learner, length, folder):
-        learner.head.linear.bias.data += 0.01
+        learner.head.linear.bias.data += 0.1 / learner.head.scale
         original(learner, length, folder)
-        learner.head.linear.bias.data -= 0.01
+        learner.head.linear.bias.data -= 0.1 / learner.head.scale
 
     original = hub.write_modules
     monkeypatch.setattr(hub, "write_modules", write)

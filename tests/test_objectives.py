@@ -64,6 +64,7 @@ class FixedStep:
 
         self.students = [f"student{k + 1}" for k in range(students)]
         self.labels = torch.tensor([0, 2, 1, 1, 0])
+        self.class_weights: Tensor | None = None
         self.map = layer_map
         self.outputs = {name: output(len(layer_map)) for name in self.students}
         self.outputs["teacher"] = output(DEPTH)
@@ -119,6 +120,10 @@ def test_supervised():
     z = log_softmax(step.outputs["student1"].logits)
     close(Supervised().loss("student1", step), -z[torch.arange(ROWS), step.labels].mean())
     assert step.asked == {("own", "labeled")}
+    step.class_weights = torch.tensor([0.5, 2.0, 7.0])[:CLASSES]
+    own = step.class_weights[step.labels]
+    picked = z[torch.arange(ROWS), step.labels]
+    close(Supervised().loss("student1", step), -(own * picked).sum() / own.sum())
 
 
 @pytest.mark.parametrize("students", [1, 2, 3])

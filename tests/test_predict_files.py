@@ -24,7 +24,7 @@ NAMES = ("fruit", "metal", "water")
 INPUTS = ["a.csv", "a.tsv", "a.jsonl", "a.ndjson", "a.parquet"]
 INPUTS += [name + end for name in INPUTS[:4] for end in (".gz", ".zst")]
 OUTPUTS = ["o.csv", "o.tsv.gz", "o.jsonl", "o.ndjson.zst", "o.csv.zst", "o.jsonl.gz", "o.parquet"]
-COLUMNS = ["text", "label", "label_name", "probability"]
+COLUMNS = ["text", "label", "label_name", "probability", "abstained"]
 
 
 def plain(path: Path) -> bytes:
@@ -48,6 +48,7 @@ def rows_of(path: Path) -> list[dict]:
     delimiter = "\t" if ".tsv" in path.name else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     kinds = {"text": str, "label": int, "label_name": str, "probability": float}
+    kinds["abstained"] = {"False": False, "True": True}.__getitem__
     return [{key: kinds[key](value) for key, value in row.items()} for row in reader]
 
 
@@ -82,6 +83,7 @@ def test_every_format_is_written(bundle, tmp_path, small_blocks, name):
     for row in rows:
         assert row["label_name"] == NAMES[row["label"]]
         assert 1 / 3 <= row["probability"] <= 1
+        assert row["abstained"] is False
     screen = succeed("predict", bundle, "--input", source).out
     assert [json.loads(line) for line in screen.split("\n")[:-1]] == rows
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.jsonl", name])
@@ -136,7 +138,7 @@ def test_no_rows(bundle, tmp_path, source, name):
     if name == "o.parquet":
         pq = pytest.importorskip("pyarrow.parquet")
         kinds = [str(field.type) for field in pq.read_schema(tmp_path / name)]
-        assert kinds == ["string", "int64", "string", "double"]
+        assert kinds == ["string", "int64", "string", "double", "bool"]
     assert temporary_files(tmp_path) == []
 
 
@@ -434,6 +436,7 @@ from nanonet.tasks.labels import LabelSet
 
 class Predictor:
     labels = LabelSet((0, 1), ("a", "b"))
+    min_confidence = 0.0
     def predict_proba(self, texts):
         return np.full((len(texts), 2), 0.5, dtype=np.float32)
 

@@ -37,6 +37,7 @@ class Gated:
     def __init__(self, predictor):
         self.predictor = predictor
         self.manifest, self.labels = predictor.manifest, predictor.labels
+        self.min_confidence = predictor.min_confidence
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
@@ -101,6 +102,16 @@ def test_abstaining(client):
     assert not sure["abstained"]
     assert sure["label_name"] in ("fruit", "metal", "water")
     assert unsure == {**sure, "label": None, "label_name": None, "abstained": True}
+
+
+def test_the_bundle_s_threshold_holds_where_none_is_asked_for(gated):
+    gated.min_confidence = 1.0
+    with running(gated, ServerSettings(60.0)) as (client, _):
+        (own,) = client.predict(text="a").json["predictions"]
+        (asked,) = client.predict(text="a", min_probability=0).json["predictions"]
+        assert client.get("/info").json["min_probability"] == 1.0
+    assert (own["abstained"], own["label"]) == (True, None)
+    assert asked["abstained"] is False
 
 
 def test_many_clients_each_get_their_own(client, predictor):
@@ -218,6 +229,7 @@ def test_alive_ready_info(client, predictor):
     info = client.get("/info").json
     assert [entry["label_name"] for entry in info["labels"]] == list(predictor.labels.names)
     assert info["max_length"] == predictor.manifest.max_length
+    assert info["min_probability"] == 0.0
     assert info["limits"] == {
         "body_bytes": 20_000,
         "texts": 8,

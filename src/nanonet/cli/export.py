@@ -51,6 +51,12 @@ from nanonet.core.errors import ConfigError
     " sentences that a summarizer chooses.  [default: a warning below 0.99]",
 )
 @click.option(
+    "--target-precision",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Give a label only where so large a share of labels is right: a threshold is chosen on the"
+    " labelled texts of --data.  [with --validation: on those]",
+)
+@click.option(
     "--tune",
     is_flag=True,
     help="Measure what runs fastest on this machine and record it in the bundle; without"
@@ -66,6 +72,7 @@ def export(
     vocabulary: str | None,
     data: str | None,
     min_agreement: float | None,
+    target_precision: float | None,
     tune: bool,
     settings: tuple[str, ...],
     overwrite: bool,
@@ -77,30 +84,35 @@ def export(
     folder holds the weights, a tokenizer and a model card in Hugging Face's format instead.
     """
     if kind == "hf":
-        if quantize or vocabulary or data or tune or min_agreement is not None:
+        if any((quantize, vocabulary, data, tune, target_precision)) or min_agreement is not None:
             raise ConfigError(
-                "--quantize, --trim-vocabulary, --data, --min-agreement and --tune go with"
-                " --format bundle: hf keeps the whole model"
+                "--quantize, --trim-vocabulary, --data, --min-agreement, --target-precision and"
+                " --tune go with --format bundle: hf keeps the whole model"
             )
         _export_hub(run, out, overwrite)
         return
     exporter = need("nanonet.export", "nanonet export")
     compression = exporter.Compression(quantize or "none", _tokens(vocabulary), min_agreement)
-    if (data is not None or min_agreement is not None) and compression.is_none and not tune:
+    unused = min_agreement is not None or (data is not None and target_precision is None)
+    if unused and compression.is_none and not tune:
         raise ConfigError(
-            "--data and --min-agreement go with --quantize, --trim-vocabulary or --tune: nothing"
-            " else is measured"
+            "--data and --min-agreement go with --quantize, --trim-vocabulary or --tune (--data"
+            " also with --target-precision): nothing else is measured"
         )
     folder, target = existing_folder(run), Path(out)
-    table = None
-    if data is not None:
-        table = (
-            read_for(folder, data, settings, "optional")
-            if is_summarizer(folder)
-            else read(data, settings, labels="optional")
-        )
+    if target_precision is not None and is_summarizer(folder):
+        raise ConfigError("--target-precision is for classifiers: leave it out")
+    table: Any = None
+    if data is not None and is_summarizer(folder):
+        table = read_for(folder, data, settings, "optional")
+    elif data is not None:
+        table = read(data, settings, labels="required" if target_precision else "optional")
     manifest = exporter.export(
-        folder, target, compression=compression, data=table, overwrite=overwrite
+        *(folder, target),
+        compression=compression,
+        data=table,
+        target_precision=target_precision,
+        overwrite=overwrite,
     )
     if tune:
         manifest = keep_fastest(exporter, folder, target, manifest, compression, table, quantize)
@@ -114,6 +126,12 @@ def export(
         f" {size / 1e6:.1f} MB, quantization {manifest.quantization};"
         f" ONNX differs from torch by at most {difference:.1e}"
     )
+    if (chosen := manifest.abstention) is not None:
+        click.echo(
+            f"labels from probability {chosen.min_confidence:.4f} on: {chosen.coverage:.1%} of the"
+            f" {chosen.rows} rows of {chosen.source}, of which {chosen.precision:.1%} are right"
+            f" (at least {chosen.precision_bound:.1%} with 95% confidence)"
+        )
     if "steps" in manifest.metrics:
         _show_steps(manifest.metrics, need("nanonet.export.agreement", "nanonet export").AGREEMENT)
 

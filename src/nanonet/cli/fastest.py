@@ -51,7 +51,13 @@ def keep_fastest(
             variants["int8"] = Path(temporary) / "int8"
             vocabulary = manifest.metrics.get("vocabulary", {}).get("frequent")
             small = replace(compression, quantize="int8", vocabulary=vocabulary, min_agreement=None)
-            made = exporter.export(run, variants["int8"], compression=small, data=table)
+            chosen = manifest.abstention
+            made = exporter.export(
+                *(run, variants["int8"]),
+                compression=small,
+                data=table,
+                target_precision=None if chosen is None else chosen.target_precision,
+            )
             manifests["int8"] = made
             agreement["int8"] = made.metrics["steps"][-1]["agreement"] or 0.0
         texts: Sequence[str | Sequence[str]] = [] if table is None else table.texts

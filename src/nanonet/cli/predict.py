@@ -59,6 +59,12 @@ _PAUSE = 0.02  # seconds without a line after which the lines so far are answere
     default=0,
     help="CPU threads (of each worker).  [default: all; with ray 1]",
 )
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    help="Give no label where the most probable class has less.  [default: as the bundle says; 0:"
+    " every text gets one]",
+)
 @budget_option
 @block_option
 @data_set_option
@@ -71,6 +77,7 @@ def predict(
     engine: str,
     workers: int | None,
     threads: int,
+    min_confidence: float | None,
     budget: str | None,
     block_trigrams: bool | None,
     settings: tuple[str, ...],
@@ -78,8 +85,8 @@ def predict(
     """Classify or summarize texts with a bundle, without torch.
 
     TEXTs are answered on the screen, one per line: label, probability, text. With --input, every
-    row of the file is answered in its order, with the columns text, label, label_name and
-    probability. FILE may be larger than the memory; the same command goes on where a killed one
+    row of the file is answered in its order, with the columns text, label, label_name, probability
+    and abstained. FILE may be larger than the memory; the same command goes on where a killed one
     stopped.
 
     A summarizer reads the column text, or sentences: lists of them. It answers with the columns
@@ -98,7 +105,8 @@ def predict(
     if engine == "ray" and Path(bundle).is_file():
         raise ConfigError("--engine ray needs the bundle's folder: unzip it where all nodes see it")
     with opened_bundle(Path(bundle)) as folder:
-        work = _work(folder, data_config(settings), budget, block_trigrams)
+        data = data_config(settings)
+        work = _work(folder, data, budget, block_trigrams, min_confidence)
         if source is None:
             answers = work.load(str(folder), threads).answer(texts)
             click.echo(work.show(answers))
@@ -129,11 +137,19 @@ class _Work:
     show: "Callable[[Answers], str]"
 
 
-def _work(folder: Path, data: DataConfig, budget: str | None, block: bool | None) -> _Work:
+def _work(
+    folder: Path,
+    data: DataConfig,
+    budget: str | None,
+    block: bool | None,
+    min_confidence: float | None,
+) -> _Work:
     """Return how to do what is asked of a bundle."""
     if is_summarizer(folder):
         from nanonet.data.documents import stream_documents
 
+        if min_confidence is not None:
+            raise ConfigError("--min-confidence is for classifiers: leave it out")
         columns = {"sentences column": data.sentences_column, "text column": data.text_column}
         length = {"budget": str(budget), "trigram blocking": str(block)}
         load = partial(_load_summarizer, budget=budget, block_trigrams=block)
@@ -142,15 +158,17 @@ def _work(folder: Path, data: DataConfig, budget: str | None, block: bool | None
     from nanonet.data.readers import stream_texts
 
     refuse_summary_options(budget, block)
-    texts, asked = partial(stream_texts, column=data.text_column), {"text column": data.text_column}
-    return _Work("texts", _load_classifier, texts, asked, _show_classes)
+    texts = partial(stream_texts, column=data.text_column)
+    asked = {"text column": data.text_column, "least confidence": str(min_confidence)}
+    load = partial(_load_classifier, min_confidence=min_confidence)
+    return _Work("texts", load, texts, asked, _show_classes)
 
 
-def _load_classifier(folder: str, threads: int) -> "Answerer":
+def _load_classifier(folder: str, threads: int, min_confidence: float | None) -> "Answerer":
     from nanonet.runtime.batch import Classify
     from nanonet.runtime.predictor import Predictor
 
-    return Classify(Predictor.load(folder, threads=threads))
+    return Classify(Predictor.load(folder, threads=threads, min_confidence=min_confidence))
 
 
 def _load_summarizer(
@@ -165,7 +183,10 @@ def _load_summarizer(
 
 def _show_classes(answers: "Answers") -> str:
     rows = zip(*answers.values(), strict=True)
-    return "\n".join(f"{name}\t{probability:.3f}\t{text}" for text, _, name, probability in rows)
+    return "\n".join(
+        f"{'(abstained)' if abstained else name}\t{probability:.3f}\t{text}"
+        for text, _, name, probability, abstained in rows
+    )
 
 
 def _show_summaries(answers: "Answers") -> str:

@@ -30,6 +30,44 @@ CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What makes a learner's probabilities its chances of being right.
+
+    Attributes:
+        temperature: its logits have been divided by this.
+        method: what it was fitted on, in words.
+        labels_used: labels beyond the training labels that were looked at.
+    """
+
+    temperature: float = field(metadata={"minimum": 0.01, "maximum": 100})
+    method: str
+    labels_used: int
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """When a bundle gives no label, and how that was chosen (see `nanonet.export.abstention`).
+
+    Attributes:
+        min_confidence: a text whose most probable class has less gets no label.
+        target_precision: share of labels that was to be right.
+        precision: share that was right on the rows looked at.
+        precision_bound: what the precision is at least, with 95% confidence.
+        coverage: share of those rows that got a label.
+        rows: labelled rows looked at.
+        source: where they are from.
+    """
+
+    min_confidence: float = field(metadata={"minimum": 0, "maximum": 1})
+    target_precision: float
+    precision: float
+    precision_bound: float
+    coverage: float
+    rows: int
+    source: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` says.
 
@@ -47,6 +85,8 @@ class Manifest:
         metrics: how it was chosen, how it scored, and how well the model matches the original.
         settings: of the task, where it has some: for ``summarization`` those of that section of
             the configuration.
+        calibration: of the model's logits; None in bundles of older versions and other tasks.
+        abstention: when no label is given; None: every text gets one.
     """
 
     format: int = field(metadata={"minimum": 1})
@@ -61,6 +101,8 @@ class Manifest:
     data: dict[str, Any]
     metrics: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    abstention: Abstention | None = None
 
     def write(self, folder: Path) -> None:
         """Write it into a folder."""

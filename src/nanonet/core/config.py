@@ -148,6 +148,8 @@ class TrainingConfig:
     max_padding: float = setting(0.15, 0.0, 1.0)  # padding per real token in a chunk at most
     checkpoint_every: int = setting(50, 1)  # steps
     log_every: int = setting(10, 1)  # steps
+    # Of labelled rows in the loss: none, balanced (as in scikit-learn), or a weight by label.
+    class_weight: str | dict[str, float] = "none"
     max_minutes: float = setting(0.0, 0.0)  # 0: no limit
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps

@@ -25,7 +25,7 @@ _ROW_GROUP_ROWS = 2**16
 _ROW_GROUP_BYTES = 2**26
 
 Table = Mapping[str, Sequence[object]]
-# str, int or float; a list of one kind; a record of several.
+# str, int, float or bool; a list of one kind; a record of several.
 Kind = type | list[Any] | Mapping[str, Any]
 Types = Mapping[str, Kind]  # of each column
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from nanonet.core.config import make_config
+from nanonet.core.config import make_config, merge
 from nanonet.core.errors import DataError
 from nanonet.data.readers import TextTable, table_from_lists
 from nanonet.estimators.base import BundleEstimator
@@ -39,6 +39,8 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
             ``int8-static``, ``mixed`` or ``int4``.
         trim_vocabulary: how many tokens the bundle keeps for their frequency; ``auto``: as few as
             answer the texts as before; None: all.
+        class_weight: how much labelled texts of each class count: ``balanced``, a weight by label
+            (1 where it is left out), or None: all the same.
         random_state: the seed; None or a generator: one is drawn from it.
         run_dir: where to keep the run folder; None: a temporary one, deleted after fitting.
         verbose: show progress.
@@ -59,6 +61,7 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
         settings: Mapping[str, Any] | None = None,
         quantize: Literal["none", "int8", "int8-static", "mixed", "int4"] = "none",
         trim_vocabulary: int | Literal["auto"] | None = None,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         random_state: int | np.random.RandomState | None = 0,
         run_dir: str | Path | None = None,
         verbose: bool = False,
@@ -69,6 +72,7 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
         self.settings = settings
         self.quantize = quantize
         self.trim_vocabulary = trim_vocabulary
+        self.class_weight = class_weight
         self.random_state = random_state
         self.run_dir = run_dir
         self.verbose = verbose
@@ -93,12 +97,21 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
         """
         labeled, free = _tables(X, y, unlabeled)
         held_out = table_from_lists(*validation, "validation") if validation else None
-        config = make_config(self.recipe, self._overrides())
+        config = make_config(self.recipe, merge(self._overrides(), self._weights()))
         self._train(config, lambda: TrainingTables(labeled, free, held_out), free or labeled)
         self._set_classes(self.predictor_.labels.values)
         if any(isinstance(label, str) for label in y):
             self._set_classes([str(value) for value in self.predictor_.labels.values])
         return self
+
+    def _weights(self) -> dict[str, Any]:
+        """Return the setting of the class weights; a numpy label reads as the number it is."""
+        weights = self.class_weight
+        if weights is None:
+            return {}
+        if isinstance(weights, Mapping):
+            return {"training": {"class_weight": {str(k): float(w) for k, w in weights.items()}}}
+        return {"training": {"class_weight": weights}}
 
     def _load(self, bundle: Path) -> None:
         self.predictor_ = Predictor.load(bundle)

@@ -12,19 +12,22 @@ from nanonet.core.bundle import (
     SEEN,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    Calibration,
     Manifest,
     is_bundle,
 )
-from nanonet.core.config import Config, to_dict
+from nanonet.core.config import Config, build, to_dict
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
 from nanonet.data.checks import fingerprint
 from nanonet.data.readers import TextTable
+from nanonet.export.abstention import choose_on, labelled_texts
 from nanonet.export.model import Compression, write_model
 from nanonet.export.pretrained import write_config, write_tokenizer_config
 from nanonet.export.samples import Sample, draw_sample, run_sample
 from nanonet.models.backbones import load_backbone, load_special_tokens
 from nanonet.models.cohort import Cohort, Learner, build_cohort
+from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.run_folder import RunFolder
 
@@ -36,6 +39,9 @@ MADE_BY = ("nanonet", "torch", "onnx", "onnxruntime", "transformers", "tokenizer
 
 def load_cohort(run: RunFolder) -> Cohort:
     """Return a finished run's learners, in 32 bits, in evaluation mode.
+
+    The selected one is calibrated: its head's scale is divided by the run's temperature, so that
+    whatever is made of it gives the same probabilities.
 
     Raises:
         RunError: the run is not finished, or its backbone has changed since.
@@ -54,6 +60,7 @@ def load_cohort(run: RunFolder) -> Cohort:
         cohort.load_own_tensors(read_tensors(run.learners))
     except (OSError, ValueError) as error:
         raise RunError(f"{run.learners} cannot be used: {error}") from None
+    cohort[str(summary["selected"])].head.scale /= run.temperature
     return cohort.eval()
 
 
@@ -63,6 +70,7 @@ def export(
     *,
     compression: Compression = PLAIN,
     data: TextTable | None = None,
+    target_precision: float | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Write the bundle of a run's selected learner.
@@ -76,11 +84,14 @@ def export(
         compression: how much smaller the model is to be.
         data: texts (documents for a summarizer) to measure that on, with or without labels; None:
             those of the run, where their file still is what it was.
+        target_precision: share of labels that is to be right: a threshold is chosen for it, on
+            ``data`` with labels, or on the run's validation texts (see `export.abstention`).
         overwrite: whether a bundle that stands at ``out`` may be replaced.
 
     Raises:
         RunError, BackboneError: see `load_cohort`.
-        BundleError: ``out`` exists, cannot be written, or see `write_model`.
+        BundleError: ``out`` exists, cannot be written, or see `write_model` and
+            `choose_threshold`.
         DataError: a label in ``data`` that training never saw.
     """
     run = RunFolder(run_path)
@@ -89,6 +100,7 @@ def export(
     cohort = load_cohort(run)
     config, inputs = run.read_config()
     learner = cohort[str(summary["selected"])].merged()
+    labelled = target_precision and labelled_texts(run, config, inputs, data)
     sample = None if compression.is_none else _sample(run, config, inputs, data)
     try:
         with new_folder(out) as folder:
@@ -97,6 +109,10 @@ def export(
             )
             files = _write_beside(run, config, learner, tokenizer, folder)
             manifest = _manifest(run, learner, compression, metrics)
+            if target_precision and labelled:
+                made = TextTokenizer(tokenizer, config.data.max_length)
+                chosen = choose_on(labelled, run, folder, made, target_precision)
+                manifest = replace(manifest, abstention=chosen)
             manifest = replace(manifest, files={f: sha256_file(folder / f) for f in files})
             manifest.write(folder)
     except OSError as error:
@@ -137,6 +153,7 @@ def _manifest(
             **metrics,
         },
         settings=to_dict(config.summarization) if config.task == "summarization" else {},
+        calibration=build(Calibration, fitted) if (fitted := summary.get("calibration")) else None,
     )
 
 

@@ -14,7 +14,7 @@ labels = [LABELS[i] for i in logits.argmax(-1)]
 LIMITS = """\
 - It knows the classes above and no others, and gives every text one of them.
 - Texts are cut after {max_length} tokens.
-- Probabilities are the model's own: they were not calibrated.
+- {calibration}
 - It has learnt from the data above, mistakes in it included, and inherits what its base model \
 learnt.
 - `encode` gives logits, not embeddings. `AutoModel` loads the encoder alone. \
@@ -74,7 +74,17 @@ Chosen by {facts["selection"]["criterion"]}; labels used for the choice: \
 
 ## Limits
 
-{LIMITS.format(max_length=facts["max_length"])}"""
+{LIMITS.format(max_length=facts["max_length"], calibration=_calibration(facts))}"""
+
+
+def _calibration(facts: dict[str, Any]) -> str:
+    found = facts["calibration"]
+    if found is None or found["method"].startswith("none"):
+        return "Probabilities are the model's own: they were not calibrated."
+    return (
+        f"Probabilities are calibrated: the logits have been divided by {found['temperature']:.3f}"
+        f" (from: {found['method']})."
+    )
 
 
 def _front_matter(facts: dict[str, Any]) -> str:

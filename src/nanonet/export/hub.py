@@ -78,6 +78,7 @@ def export_hub(run_path: Path, out: Path, *, overwrite: bool = False) -> dict[st
         "versions": {package: metadata.version(package) for package in MADE_BY},
         "data": {key: _public(value) for key, value in inputs.items()},
         "selection": summary["selection"],
+        "calibration": summary.get("calibration"),
         "evaluations": [_public(row) for row in run.describe_evaluations()],
     }
     try:

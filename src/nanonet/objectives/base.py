@@ -36,6 +36,10 @@ class StepView(Protocol):
         """Class indexes of the labelled rows' units (see `LearnerOutput`), (U,)."""
 
     @property
+    def class_weights(self) -> Tensor | None:
+        """How much labelled units of each class count, (C,); None: all the same."""
+
+    @property
     def soft_labels(self) -> SoftTargets:
         """Propagated labels of the unlabelled rows' units."""
 

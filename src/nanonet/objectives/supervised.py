@@ -14,11 +14,12 @@ from nanonet.objectives.functional import soft_cross_entropy
 @OBJECTIVES.register("supervised")
 @dataclass(frozen=True)
 class Supervised(Objective):
-    """Cross-entropy with the labels: CE(z(x_l), y)."""
+    """Cross-entropy with the labels: CE(z(x_l), y), a mean weighted by the class weights."""
 
     def loss(self, learner: str, step: StepView) -> Tensor:
         """See `Objective.loss`."""
-        return F.cross_entropy(step.own(learner, "labeled").logits, step.labels)
+        logits = step.own(learner, "labeled").logits
+        return F.cross_entropy(logits, step.labels, weight=step.class_weights)
 
 
 @OBJECTIVES.register("feedback")

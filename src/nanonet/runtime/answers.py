@@ -100,7 +100,8 @@ class ClassesAsked(Asked):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Abstain (label null) where the best class has a lower probability.",
+        description="Abstain (label null) where the best class has a lower probability. Without it,"
+        " the bundle decides; 0: never.",
     )
 
 
@@ -145,7 +146,10 @@ class Classes(Served[str, ClassesAsked]):
         """See `Served`."""
         labels = self._predictor.labels
         pairs = zip(labels.values, labels.names, strict=True)
-        return {"labels": [{"label": value, "label_name": name} for value, name in pairs]}
+        return {
+            "labels": [{"label": value, "label_name": name} for value, name in pairs],
+            "min_probability": self._predictor.min_confidence,
+        }
 
     def items(self, asked: ClassesAsked) -> list[str]:
         """See `Served`."""
@@ -171,13 +175,20 @@ class Classes(Served[str, ClassesAsked]):
 
     def answer(self, found: NDArray[np.float32], asked: ClassesAsked) -> dict[str, Any]:
         """See `Served`."""
-        return classification(self._predictor.labels, found, asked)
+        return classification(self._predictor.labels, found, asked, self._predictor.min_confidence)
 
 
 def classification(
-    labels: LabelSet, probabilities: NDArray[np.float32], asked: ClassesAsked
+    labels: LabelSet,
+    probabilities: NDArray[np.float32],
+    asked: ClassesAsked,
+    min_confidence: float,
 ) -> dict[str, Any]:
-    """Return the answer to one text, from the probability of each class, (classes,)."""
+    """Return the answer to one text, from the probability of each class, (classes,).
+
+    It abstains where the most probable class has less than what is asked for or, where nothing is,
+    ``min_confidence``.
+    """
     order = np.argsort(-probabilities, kind="stable")
     listed = [
         {
@@ -189,7 +200,9 @@ def classification(
     ]
     answer: dict[str, Any] = dict(listed[0])
     least = asked.min_probability
-    answer["abstained"] = least is not None and float(probabilities[order[0]]) < least
+    if least is None:
+        least = min_confidence
+    answer["abstained"] = float(probabilities[order[0]]) < least
     if answer["abstained"]:
         answer["label"] = answer["label_name"] = None
     if asked.top_k is not None:

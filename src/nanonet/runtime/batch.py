@@ -14,7 +14,7 @@ The runtime knows no file formats: what reads, writes and joins is passed in (se
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,26 +57,34 @@ class Classify:
     """Answers texts with their classes; see `Answerer`."""
 
     predictor: Predictor
-    asked: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        """See `Answerer`."""
+        return {"least confidence": str(self.predictor.min_confidence)}
 
     @property
     def types(self) -> Mapping[str, Any]:
         """See `Answerer`."""
         label = type(self.predictor.labels.values[0])
-        return {"text": str, "label": label, "label_name": str, "probability": float}
+        kinds = {"text": str, "label": label, "label_name": str, "probability": float}
+        return kinds | {"abstained": bool}
 
     def answer(self, rows: Sequence[str]) -> Answers:
-        """Return the columns text, label, label_name and probability of n texts."""
+        """Return the columns text, label, label_name, probability and abstained of n texts.
+
+        Where the predictor abstains, label and name are None.
+        """
         labels = self.predictor.labels
         probabilities = self.predictor.predict_proba(rows)  # (n, classes)
-        best = probabilities.argmax(-1)
+        sure = (probabilities.max(-1) >= self.predictor.min_confidence).tolist()
+        best = list(zip(probabilities.argmax(-1), sure, strict=True))
         return {
             "text": list(rows),
-            "label": [labels.values[i] for i in best],
-            "label_name": [labels.names[i] for i in best],
-            "probability": [
-                round(float(p[i]), 6) for p, i in zip(probabilities, best, strict=True)
-            ],
+            "label": [labels.values[i] if known else None for i, known in best],
+            "label_name": [labels.names[i] if known else None for i, known in best],
+            "probability": [round(float(p), 6) for p in probabilities.max(-1)],
+            "abstained": [not known for known in sure],
         }
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nanonet.core.archive import opened_bundle
 from nanonet.core.bundle import SEEN, TOKENIZER, Manifest, read_manifest
-from nanonet.core.errors import BundleError, DataError
+from nanonet.core.errors import BundleError, ConfigError, DataError
 from nanonet.runtime.choices import open_best
 from nanonet.runtime.engines import TOKENS_PER_CHUNK, Engine, run_rows
 from nanonet.tasks.labels import LabelSet
@@ -25,6 +25,7 @@ class Predictor:
         manifest: what the bundle says of itself.
         labels: its classes, in the order of the probabilities' columns.
         seen: sorted hashes of the labelled training texts.
+        min_confidence: a text whose most probable class has less gets no label; 0: all get one.
     """
 
     def __init__(
@@ -35,7 +36,12 @@ class Predictor:
         engine: Engine,
         seen: NDArray[np.uint64],
         tokens_per_chunk: int = TOKENS_PER_CHUNK,
+        min_confidence: float | None = None,
     ) -> None:
+        chosen = 0.0 if manifest.abstention is None else manifest.abstention.min_confidence
+        self.min_confidence = chosen if min_confidence is None else min_confidence
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise ConfigError(f"min_confidence is {min_confidence}, but must be from 0 to 1")
         self.manifest = manifest
         self.labels = labels
         self.seen = seen
@@ -44,7 +50,14 @@ class Predictor:
         self._tokens_per_chunk = tokens_per_chunk
 
     @classmethod
-    def load(cls, bundle: str | Path, *, threads: int = 0, tune: bool = False) -> "Predictor":
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        threads: int = 0,
+        tune: bool = False,
+        min_confidence: float | None = None,
+    ) -> "Predictor":
         """Load a bundle.
 
         What `nanonet.runtime.choices` has recorded for this bundle on this machine is used.
@@ -53,15 +66,20 @@ class Predictor:
             bundle: its folder, or a zip file of it.
             threads: CPU threads of one run of the model; 0: as recorded, else one per core.
             tune: first measure what is fastest here (a few seconds), and record it.
+            min_confidence: a text whose most probable class has less gets no label; None: as the
+                bundle says.
 
         Raises:
+            ConfigError: ``min_confidence`` is no probability.
             BundleError: missing, altered, damaged, or of a newer format.
         """
         with opened_bundle(Path(bundle)) as folder:
-            return cls._load(folder, threads, tune)
+            return cls._load(folder, threads, tune, min_confidence)
 
     @classmethod
-    def _load(cls, folder: Path, threads: int, tune: bool) -> "Predictor":
+    def _load(
+        cls, folder: Path, threads: int, tune: bool, min_confidence: float | None
+    ) -> "Predictor":
         manifest = read_manifest(folder)
         if manifest.task == "summarization":
             raise BundleError(f"bundle {folder} is a summarizer: load it with Summarizer")
@@ -83,11 +101,17 @@ class Predictor:
             raise BundleError(f"bundle {folder} is damaged: {problem}")
         has_seen = SEEN in manifest.files
         seen = np.fromfile(folder / SEEN, "<u8") if has_seen else np.empty(0, "<u8")
-        return cls(manifest, labels, tokenizer, engine, seen, tokens_per_chunk)
+        return cls(manifest, labels, tokenizer, engine, seen, tokens_per_chunk, min_confidence)
 
-    def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Return the name of the most probable class of each text, in order."""
-        return [self.labels.names[i] for i in self.predict_logits(texts).argmax(-1)]
+    def __call__(self, texts: Sequence[str]) -> list[str | None]:
+        """Return the name of the most probable class of each text, in order.
+
+        None where that class has less than ``min_confidence``.
+        """
+        probabilities = self.predict_proba(texts)
+        sure = probabilities.max(-1) >= self.min_confidence
+        named = zip(probabilities.argmax(-1), sure, strict=True)
+        return [self.labels.names[i] if known else None for i, known in named]
 
     def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return probabilities (n, classes), columns in the order of ``labels``."""

@@ -13,7 +13,13 @@ from nanonet.core.machine import usable_cores
 from nanonet.data.checks import fingerprint, text_hashes
 from nanonet.data.readers import TextTable
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.metrics import accuracy, confusion, macro_f1
+from nanonet.tasks.metrics import (
+    accuracy,
+    confusion,
+    expected_calibration_error,
+    macro_f1,
+    softmax,
+)
 from nanonet.tasks.tokenization import encoding_warnings
 
 
@@ -24,6 +30,11 @@ class Scores:
     Attributes:
         accuracy: of the shipped learner, 0 to 1.
         macro_f1: of the shipped learner, 0 to 1.
+        ece: expected calibration error of its probabilities (15 bins).
+        ece_uncalibrated: the same before its logits were divided by the temperature.
+        coverage: share of rows that get a label: see ``min_confidence``.
+        accuracy_covered: of the rows that get a label; None where there are none.
+        min_confidence: a row whose most probable class has less gets no label.
         examples: rows scored.
         seconds: of the shipped learner's predictions, tokenization included.
         learners: accuracy of every learner; empty for a bundle.
@@ -32,6 +43,11 @@ class Scores:
 
     accuracy: float
     macro_f1: float
+    ece: float
+    ece_uncalibrated: float
+    coverage: float
+    accuracy_covered: float | None
+    min_confidence: float
     examples: int
     seconds: float
     learners: dict[str, float]
@@ -42,6 +58,11 @@ class Scores:
         row: dict[str, Any] = {
             "accuracy": self.accuracy,
             "macro_f1": self.macro_f1,
+            "ece": self.ece,
+            "ece_uncalibrated": self.ece_uncalibrated,
+            "coverage": self.coverage,
+            "accuracy_covered": self.accuracy_covered,
+            "min_confidence": self.min_confidence,
             "examples": self.examples,
             "seconds": round(self.seconds, 3),
         }
@@ -67,8 +88,16 @@ class Predictions:
     warnings: list[str]
 
 
-def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
+def evaluate_bundle(
+    path: Path, table: TextTable, threads: int = 0, min_confidence: float | None = None
+) -> Scores:
     """Score a bundle on a labelled table.
+
+    Args:
+        path: the bundle.
+        table: texts and labels.
+        threads: see `Predictor.load`.
+        min_confidence: see `Predictor.load`.
 
     Raises:
         BundleError: see `Predictor.load`.
@@ -76,23 +105,29 @@ def evaluate_bundle(path: Path, table: TextTable, threads: int = 0) -> Scores:
     """
     from nanonet.runtime.predictor import Predictor
 
-    predictor = Predictor.load(path, threads=threads)
+    predictor = Predictor.load(path, threads=threads, min_confidence=min_confidence)
     truth = _truth(table, predictor.labels)
     start = time.perf_counter()
-    predicted = predictor.predict_logits(table.texts).argmax(-1)
+    logits = predictor.predict_logits(table.texts)
     seconds = time.perf_counter() - start
     encoded = predictor.encode(table.texts)
     warnings = encoding_warnings(table.source, encoded, predictor.manifest.max_length)
     warnings += leaks(table, {"labeled": predictor.seen})
-    return _scores(truth, predicted, seconds, {}, warnings)
+    calibration = predictor.manifest.calibration
+    temperature = 1.0 if calibration is None else calibration.temperature
+    least = predictor.min_confidence
+    return _scores(truth, logits, temperature, least, seconds, {}, warnings)
 
 
-def evaluate_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Scores:
+def evaluate_run(
+    path: Path, table: TextTable, *, as_trained: bool = False, min_confidence: float = 0.0
+) -> Scores:
     """Score all learners of a run on a labelled table and note it in the run folder.
 
     See `predict_run` for arguments and errors.
     """
-    return note_scores(path, table, predict_run(path, table, as_trained=as_trained))
+    found = predict_run(path, table, as_trained=as_trained)
+    return note_scores(path, table, found, min_confidence)
 
 
 def predict_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Predictions:
@@ -142,8 +177,16 @@ def predict_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Pr
     return Predictions(truth, logits, seconds, str(summary["selected"]), warnings)
 
 
-def note_scores(path: Path, table: TextTable, found: Predictions) -> Scores:
+def note_scores(
+    path: Path, table: TextTable, found: Predictions, min_confidence: float = 0.0
+) -> Scores:
     """Score what the learners said of a table and note it in the run folder, mistakes counted.
+
+    Args:
+        path: the run folder.
+        table: what they were asked about.
+        found: what they said.
+        min_confidence: a text whose most probable class has less counts as not covered.
 
     Raises:
         RunError: the run folder cannot be written.
@@ -152,13 +195,16 @@ def note_scores(path: Path, table: TextTable, found: Predictions) -> Scores:
 
     best = {name: logits.argmax(-1) for name, logits in found.logits.items()}
     learners = {name: accuracy(found.truth, predicted) for name, predicted in best.items()}
-    own, seconds = best[found.selected], found.seconds[found.selected]
-    scores = _scores(found.truth, own, seconds, learners, found.warnings)
-    classes = found.logits[found.selected].shape[1]
+    run, own = RunFolder(path), found.logits[found.selected]
+    scores = _scores(
+        *(found.truth, own, run.temperature, min_confidence),
+        *(found.seconds[found.selected], learners, found.warnings),
+    )
+    classes = own.shape[1]
     tables = {
         n: confusion(found.truth, predicted, classes).tolist() for n, predicted in best.items()
     }
-    RunFolder(path).append_evaluation(
+    run.append_evaluation(
         {"source": table.source, "fingerprint": fingerprint(table), "selected": found.selected}
         | scores.to_json()
         | {"warnings": scores.warnings, "confusion": tables}
@@ -174,18 +220,29 @@ def _truth(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
 
 def _scores(
     truth: NDArray[np.int64],
-    predicted: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    temperature: float,
+    min_confidence: float,
     seconds: float,
     learners: dict[str, float],
     warnings: list[str],
 ) -> Scores:
+    """Return the scores of logits (n, C) that have been divided by a temperature."""
+    probabilities = softmax(logits)
+    predicted = probabilities.argmax(-1)
+    sure = probabilities.max(-1) >= min_confidence
     return Scores(
-        accuracy(truth, predicted),
-        macro_f1(truth, predicted),
-        len(truth),
-        seconds,
-        learners,
-        warnings,
+        accuracy=accuracy(truth, predicted),
+        macro_f1=macro_f1(truth, predicted),
+        ece=expected_calibration_error(truth, probabilities),
+        ece_uncalibrated=expected_calibration_error(truth, softmax(logits * temperature)),
+        coverage=float(sure.mean()),
+        accuracy_covered=accuracy(truth[sure], predicted[sure]) if sure.any() else None,
+        min_confidence=min_confidence,
+        examples=len(truth),
+        seconds=seconds,
+        learners=learners,
+        warnings=warnings,
     )
 
 

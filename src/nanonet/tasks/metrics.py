@@ -49,3 +49,16 @@ def class_scores(counts: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     said, true = counts.sum(-2), counts.sum(-1)
     parts = ((hits, said), (hits, true), (2 * hits, said + true))
     return np.stack([top / np.maximum(under, 1) for top, under in parts], axis=-1)
+
+
+def expected_calibration_error(truth: Indexes, probabilities: Floats, bins: int = 15) -> float:
+    """Return the expected calibration error of probabilities (n, C) (Guo et al. 2017).
+
+    Rows are parted into bins of equal width by the probability of their most probable class; the
+    error is the mean over rows of the distance between a bin's accuracy and its mean probability.
+    """
+    confidence = probabilities.max(-1).astype(np.float64)
+    right = probabilities.argmax(-1) == truth
+    bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(bin_of, right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(truth))

@@ -46,11 +46,13 @@ class TrainingRows:
         labeled: rows.
         labels: class indexes of the labelled rows' units, (U,).
         unlabeled: rows; empty without unlabelled text.
+        class_weights: how much labelled units of each class count, (C,); None: all the same.
     """
 
     labeled: Sequence[Row]
     labels: NDArray[np.int64]
     unlabeled: Sequence[Row]
+    class_weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,10 @@ class Engine:
             self.cohort[name].encoder.gradient_checkpointing = training.gradient_checkpointing
         unlabeled = self.rows.unlabeled if self.plan.reads_unlabeled else []
         self._units = unit_counts(self.rows.labeled), unit_counts(unlabeled)
+        weights = self.rows.class_weights
+        self._class_weights = (
+            None if weights is None else torch.from_numpy(weights).to(self.hardware.device)
+        )
         self._batches = StepBatches(
             row_lengths(self.rows.labeled),
             row_lengths(unlabeled),
@@ -236,6 +242,7 @@ class Engine:
             self.hardware.device,
             self._targets(unlabeled),
             self.processes,
+            self._class_weights,
         )
 
     def _active(self, step: int) -> list[Phase]:

@@ -9,6 +9,7 @@ from nanonet.models.cohort import ATTENTION, NO_PARTS, TEACHER, Parts
 from nanonet.models.peft import PEFT
 from nanonet.objectives import Objective
 from nanonet.objectives.base import Stream, build_objectives
+from nanonet.training.weights import check_class_weight
 
 WARMUP = "warmup"  # the name of the warm-up's phase
 
@@ -93,6 +94,7 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
     _check_views(config, names)
     _check_narrow(config)
     warmup_objectives(config)
+    check_class_weight(config)
     phases, notices = [], []
     if config.warmup.steps and not has_unlabeled:
         notices.append("no unlabelled text: no warm-up")

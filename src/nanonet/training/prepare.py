@@ -21,6 +21,7 @@ from nanonet.training.engine import Engine, TrainingRows
 from nanonet.training.plan import make_plan
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.run_folder import RunFolder
+from nanonet.training.weights import class_weights
 
 PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
 
@@ -64,7 +65,7 @@ def prepare(
 
     Raises:
         RunError: ``init`` cannot be started from.
-        ConfigError: see `build_cohort` and `make_plan`.
+        ConfigError: see `build_cohort`, `make_plan` and `class_weights`.
     """
     if init is not None:
         _check_start(init, config, backbone, labels)
@@ -83,7 +84,9 @@ def prepare(
     if "unlabeled" in encoded:
         pool = encoded["unlabeled"].encoded.ids
         unlabeled = within_reach(pool, config.training, config.seed)
-    rows = TrainingRows(encoded["labeled"].encoded.ids, encoded["labeled"].truth, unlabeled)
+    truth = encoded["labeled"].truth
+    weights = class_weights(config, labels, truth)
+    rows = TrainingRows(encoded["labeled"].encoded.ids, truth, unlabeled, weights)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}

@@ -248,6 +248,12 @@ class RunFolder:
         return self.read_json("summary.json")
 
     @property
+    def temperature(self) -> float:
+        """By what the selected learner's logits are to be divided; 1 where nothing was fitted."""
+        calibration = self.read_summary().get("calibration")
+        return float(calibration["temperature"]) if calibration else 1.0
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done and the outcome is written."""
         path = self.path / "summary.json"

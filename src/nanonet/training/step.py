@@ -67,6 +67,7 @@ class Batch:
         device: where the chunks go.
         soft_labels: propagated labels of the unlabelled rows' units, once there are some.
         processes: who shares the rows.
+        class_weights: see `StepView.class_weights`.
     """
 
     labeled: list[Row]
@@ -76,6 +77,7 @@ class Batch:
     device: str
     soft_labels: SoftTargets | None = None
     processes: Processes = ALONE
+    class_weights: Tensor | None = None
     _made: dict[Streams, list[Chunk]] = field(default_factory=dict)
     _shares: dict[Streams, Share] = field(default_factory=dict)
 
@@ -167,6 +169,11 @@ class PhaseStep:
     def labels(self) -> Tensor:
         """See `StepView.labels`."""
         return self._batch.labels
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        """See `StepView.class_weights`."""
+        return self._batch.class_weights
 
     @property
     def soft_labels(self) -> SoftTargets:

@@ -15,9 +15,8 @@ from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
-from nanonet.tasks.base import EncodedTable, Row, Task, unit_counts
+from nanonet.tasks.base import EncodedTable, Row, Task
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.stored import random_rows
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import (
     Position,
@@ -32,13 +31,13 @@ from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run
 from nanonet.training.engine import LogRow
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables
+from nanonet.training.outcome import ask, calibrate, select
 from nanonet.training.plan import WARMUP, make_plan
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.processes import Processes, join_processes
 from nanonet.training.profile import OFF, Profile, report_lines
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
-from nanonet.training.selection import Selection, select_by_agreement, select_by_score
 from nanonet.training.streams import (
     TextFacts,
     facts_of,
@@ -49,8 +48,7 @@ from nanonet.training.streams import (
 )
 from nanonet.training.tasks import make_task
 from nanonet.training.warmup import warm_up
-
-SELECTION_UNITS = 512  # unlabelled texts, or sentences, on which the cohort's agreement is measured
+from nanonet.training.weights import class_weights
 
 
 def train(
@@ -207,6 +205,7 @@ def _read(
     }
     facts = {name: facts_of(table, encoded[name]) for name, table in named.items()}
     warnings += text_warnings(facts)
+    class_weights(config, labels, encoded["labeled"].truth)  # refused now, not after a warm-up
     for table in encoded.values():
         warnings += task.encoding_warnings(table, config.data.max_length)
     watched = task.encode(monitor, labels, tokenizer) if monitor else None
@@ -393,30 +392,6 @@ def _logits_of_rows(prepared: Prepared, learner: str, rows: Sequence[Row]) -> An
     return predict_logits(prepared.cohort[learner], rows, prepared.hardware, processes=processes)
 
 
-def select(prepared: Prepared, seed: int) -> Selection:
-    """Choose the learner to ship; see `selection`."""
-    names = list(prepared.cohort)
-    if names == [TEACHER]:
-        return Selection(TEACHER, "the only learner", 0, {})
-    if "validation" in prepared.tables:
-        table = prepared.tables["validation"]
-        logits = {name: _logits(prepared, name, table) for name in names}
-        scores = {n: prepared.task.score(table, logits[n]) for n in prepared.cohort.students}
-        return select_by_score(logits, scores, prepared.task.metric, table.examples)
-    if prepared.start.settled:
-        return Selection(prepared.cohort.students[0], "all students are the same", 0, {})
-    if len(prepared.cohort.students) == 1:
-        return Selection(prepared.cohort.students[0], "the only student", 0, {})
-    pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
-    ids = pool.encoded.ids
-    sample = [ids[i] for i in random_rows(len(ids), SELECTION_UNITS, seed)]
-    held = np.cumsum(unit_counts(sample))
-    sample = sample[: int(np.searchsorted(held, SELECTION_UNITS)) + 1]
-    logits = {name: _logits_of_rows(prepared, name, sample) for name in names}
-    kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
-    return select_by_agreement(logits, f"{len(sample)} {kind} texts")
-
-
 def _finish(
     run: RunFolder,
     config: Config,
@@ -428,7 +403,9 @@ def _finish(
 ) -> dict[str, Any]:
     cohort = prepared.cohort
     with prepared.engine.profile.span("evaluation"):
-        selection = select(prepared, config.seed)
+        answers = ask(prepared, config.seed)
+        selection = select(prepared, answers)
+        calibration = calibrate(prepared, answers, selection.selected)
     tensors = cohort.own_tensors()
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     summary = {
@@ -437,6 +414,7 @@ def _finish(
         "students": cohort.students,
         "selected": selection.selected,
         "selection": selection.to_dict(),
+        "calibration": None if calibration is None else to_dict(calibration),
         "layer_maps": {name: list(cohort[name].layer_map) for name in cohort},
         "trainable_parameters": {name: cohort[name].trainable_count() for name in cohort},
         "total_parameters": {name: cohort[name].total_count() for name in cohort},

@@ -1,0 +1,121 @@
+"""What is made of a trained cohort: which student to ship, and how sure it may be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanonet.core.bundle import Calibration
+from nanonet.models.cohort import TEACHER
+from nanonet.tasks.base import Row, unit_counts
+from nanonet.tasks.calibration import fit_temperature, smoothed, temperature_of_confidence
+from nanonet.tasks.metrics import softmax
+from nanonet.tasks.stored import random_rows
+from nanonet.training.evaluation import predict_logits
+from nanonet.training.prepare import Prepared
+from nanonet.training.selection import Logits, Selection, select_by_agreement, select_by_score
+
+SAMPLE_UNITS = 512  # unlabelled texts, or sentences, on which the cohort's agreement is measured
+# A learner is wrong at least about as often as it and its peers disagree, and at most about twice
+# as often, since they make errors together. Measured in docs/probabilities.md.
+FEWEST_ERRORS, MOST_ERRORS = 1.0, 2.0  # per disagreement
+LARGEST_CHANGE = 2.0  # factor of the temperature that may rest on such an estimate
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What all learners say of the same rows.
+
+    Attributes:
+        logits: by learner, (U, C).
+        truth: class indexes (U,) of validation rows; None of others.
+        rows: what they are, in words.
+        examples: how many texts.
+    """
+
+    logits: Mapping[str, Logits]
+    truth: NDArray[np.int64] | None
+    rows: str
+    examples: int
+
+
+def ask(prepared: Prepared, seed: int) -> Answers:
+    """Return what the cohort says of the validation rows or, without them, of a sample.
+
+    The sample is of the unlabelled texts, or of the training texts where there are none.
+    """
+    if "validation" in prepared.tables:
+        table = prepared.tables["validation"]
+        logits = _logits(prepared, table.encoded.ids)
+        return Answers(logits, table.truth, f"{table.examples} validation rows", table.examples)
+    kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
+    table = prepared.tables.get("unlabeled", prepared.tables["labeled"])
+    ids = table.encoded.ids
+    sample = [ids[i] for i in random_rows(len(ids), SAMPLE_UNITS, seed)]
+    held = np.cumsum(unit_counts(sample))
+    sample = sample[: int(np.searchsorted(held, SAMPLE_UNITS)) + 1]
+    return Answers(_logits(prepared, sample), None, f"{len(sample)} {kind} texts", len(sample))
+
+
+def _logits(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logits]:
+    cohort, processes = prepared.cohort, prepared.engine.processes
+    return {
+        name: predict_logits(cohort[name], rows, prepared.hardware, processes=processes)
+        for name in cohort
+    }
+
+
+def select(prepared: Prepared, answers: Answers) -> Selection:
+    """Choose the learner to ship; see `selection`."""
+    students = prepared.cohort.students
+    if not students:
+        return Selection(TEACHER, "the only learner", 0, {})
+    if answers.truth is not None:
+        table = prepared.tables["validation"]
+        scores = {name: prepared.task.score(table, answers.logits[name]) for name in students}
+        return select_by_score(answers.logits, scores, prepared.task.metric, answers.examples)
+    if prepared.start.settled:
+        return Selection(students[0], "all students are the same", 0, {})
+    if len(students) == 1:
+        return Selection(students[0], "the only student", 0, {})
+    return select_by_agreement(answers.logits, answers.rows)
+
+
+def calibrate(prepared: Prepared, answers: Answers, selected: str) -> Calibration | None:
+    """Return the temperature of the learner to ship; None for tasks without classes.
+
+    With validation labels it is the one of least cross-entropy. Without them, the cohort's
+    disagreement on unlabelled texts says between which bounds the accuracy lies. A mean confidence
+    beyond them is brought to the nearer one; one between them stays, so that little is spoilt.
+    """
+    if prepared.task.outputs.link != "softmax" or prepared.task.outputs.level != "document":
+        return None
+    logits = answers.logits[selected]
+    if answers.truth is not None:
+        temperature = fit_temperature(logits, smoothed(answers.truth, logits.shape[1]))
+        return Calibration(temperature, f"labels of {answers.rows}", answers.examples)
+    peers = [z.argmax(-1) for name, z in answers.logits.items() if name != selected]
+    if not peers or "unlabeled" not in prepared.tables:
+        return Calibration(1.0, "none: no unlabelled texts on which learners could disagree", 0)
+    low, high = accuracy_bounds(logits.argmax(-1), peers, logits.shape[1])
+    confidence = float(softmax(logits).max(-1).mean())
+    wanted = float(np.clip(confidence, low, high))
+    temperature = 1.0 if wanted == confidence else temperature_of_confidence(logits, wanted)
+    temperature = float(np.clip(temperature, 1 / LARGEST_CHANGE, LARGEST_CHANGE))
+    return Calibration(temperature, f"disagreement of the cohort on {answers.rows}", 0)
+
+
+def accuracy_bounds(
+    answers: NDArray[np.int64], peers: list[NDArray[np.int64]], classes: int
+) -> tuple[float, float]:
+    """Return about between what a learner's accuracy lies, from its answers and its peers', (n,).
+
+    No lower than chance, and no higher than n rows can tell.
+    """
+    disagreement = float(np.mean([(answers != other).mean() for other in peers]))
+    most = 1.0 - 1.0 / (len(answers) + 2)
+    low, high = np.clip(
+        [1.0 - factor * disagreement for factor in (MOST_ERRORS, FEWEST_ERRORS)], 1 / classes, most
+    )
+    return float(low), float(high)
