@@ -46,11 +46,12 @@ def ask(prepared: Prepared, seed: int) -> Answers:
     """
     if "validation" in prepared.tables:
         table = prepared.tables["validation"]
-        logits = _logits(prepared, table, np.arange(table.examples))
+        logits = _logits(prepared, table, np.arange(len(table.encoded.ids)))
         return Answers(logits, table.truth, f"{table.examples} validation rows", table.examples)
     kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
     table = prepared.tables.get("unlabeled", prepared.tables["labeled"])
-    rows = np.random.default_rng((seed, table.examples)).permutation(table.examples)[:SAMPLE_ROWS]
+    count = len(table.encoded.ids)  # a long document is several rows
+    rows = np.random.default_rng((seed, count)).permutation(count)[:SAMPLE_ROWS]
     return Answers(_logits(prepared, table, rows), None, f"{len(rows)} {kind} texts", len(rows))
 
 
