@@ -13,7 +13,7 @@ from nanonet.core.errors import BundleError, ConfigError
 from nanonet.data.readers import Columns, read_table, table_from_lists
 from nanonet.export import Compression, export
 from nanonet.export.abstention import choose_threshold, fewest_rows, lower_bound
-from nanonet.runtime.batch import answer
+from nanonet.runtime.batch import Classify
 from nanonet.scoring import evaluate_bundle, evaluate_run
 from runs import refuse, succeed
 
@@ -182,7 +182,7 @@ def test_a_bundle_of_an_older_version(half, bundle, tmp_path, labelled):
 def test_files(half, corpus, tmp_path, suffix, labelled):
     out = tmp_path / f"answers{suffix}"
     succeed("predict", half, "--input", corpus / "all.csv", "--output", out)
-    expected = answer(Predictor.load(half), labelled.texts)
+    expected = Classify(Predictor.load(half)).answer(labelled.texts)
     if suffix == ".csv":
         import csv
 
@@ -228,10 +228,10 @@ def test_unfinished_work_with_another_threshold(half, corpus, tmp_path, monkeypa
     progress = type("P", (), {"update": lambda *_: None})()
     out = tmp_path / "out.jsonl"
     with pytest.raises(OSError, match="gone"):
-        batch.predict_file(Predictor.load(half), half, out, files, progress)
+        batch.predict_file(Classify(Predictor.load(half)), half, out, files, progress)
     refuse(
         *("predict", half, "--input", source, "--output", out, "--min-confidence", "0.1"),
-        parts=["unfinished work", "another bundle or min_confidence", "--overwrite"],
+        parts=["unfinished work", "another least confidence", "--overwrite"],
     )
     succeed("predict", half, "--input", source, "--output", out)
 

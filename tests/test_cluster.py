@@ -20,6 +20,7 @@ from runs import refuse, succeed
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'nanonet[cluster]'")
 pq = pytest.importorskip("pyarrow.parquet")
 
+LOAD = partial(_load_classifier, min_confidence=None)
 FILES_OF = partial(files_of, read=partial(stream_texts, column="body"))
 NAMES = ["a.parquet", "b.parquet", "day=1/c.parquet"]
 
@@ -105,7 +106,7 @@ def test_every_file_is_answered_as_on_one_machine(bundle, folder, no_ray):
 def test_what_an_earlier_call_has_answered(bundle, folder, no_ray):
     output = folder.parent / "out"
     command = arguments(bundle, folder)
-    worker = FileWorker(str(bundle), _load_classifier, 1, FILES_OF, False)
+    worker = FileWorker(str(bundle), LOAD, 1, FILES_OF, False)
     sources = np.array([str(folder / name) for name in NAMES])
     outputs = np.array([str(output / name) for name in NAMES])
     done = worker({"source": sources, "output": outputs})
@@ -115,7 +116,7 @@ def test_what_an_earlier_call_has_answered(bundle, folder, no_ray):
     record = {
         "bundle": sha256_file(bundle / "manifest.json"),
         "text column": "body",
-        "min_confidence": "as the bundle says",
+        "least confidence": "None",
         "inputs": {n: f"{s.st_size} {s.st_mtime_ns}" for n, s in states.items()},
     }
     (output / ".nanonet.json").write_text(json.dumps(record))
@@ -147,7 +148,7 @@ def test_which_files_need_work(folder):
 
 def test_a_bad_file_does_not_stop_the_others(bundle, folder):
     (folder / "b.parquet").write_bytes(b"no Parquet")
-    worker = FileWorker(str(bundle), _load_classifier, 1, FILES_OF, False)
+    worker = FileWorker(str(bundle), LOAD, 1, FILES_OF, False)
     output = folder.parent / "out"
     done = worker(
         {
