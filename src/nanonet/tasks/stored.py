@@ -1,10 +1,11 @@
 """Rows of tokens in a file, of which only what is asked for is ever in memory. No torch."""
 
+import io
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -31,8 +32,7 @@ class Spool:
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self._size = 0
-        self._file = tempfile.SpooledTemporaryFile(KEPT_BYTES, dir=_scratch_folder())  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
+        self._file: IO[bytes] = io.BytesIO()
 
     def __len__(self) -> int:
         return self._size
@@ -43,8 +43,15 @@ class Spool:
         Raises:
             OSError: the disk is full.
         """
-        self._file.seek(self._size * self.dtype.itemsize)
-        self._file.write(numbers.astype(self.dtype, copy=False).tobytes())
+        data = numbers.astype(self.dtype, copy=False).tobytes()
+        end = self._size * self.dtype.itemsize
+        if isinstance(self._file, io.BytesIO) and end + len(data) > KEPT_BYTES:
+            kept = self._file.getvalue()
+            self._file = tempfile.TemporaryFile(dir=_scratch_folder())  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+            self._file.write(kept)
+        self._file.seek(end)
+        self._file.write(data)
         self._size += len(numbers)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
