@@ -156,7 +156,12 @@ def _arrow_type(kind: Kind, pyarrow: Any) -> Any:
         return pyarrow.list_(_arrow_type(kind[0], pyarrow))
     if isinstance(kind, Mapping):
         return pyarrow.struct([(name, _arrow_type(k, pyarrow)) for name, k in kind.items()])
-    return {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}[kind]
+    return {
+        str: pyarrow.string(),
+        int: pyarrow.int64(),
+        float: pyarrow.float64(),
+        bool: pyarrow.bool_(),
+    }[kind]
 
 
 def _join_parquet(parts: Sequence[Path], new: Path) -> None:
