@@ -147,7 +147,7 @@ def test_a_limit_of_agreement_is_kept(run_folder, tmp_path):
         assert not out.exists()
         outcome = succeed(*quantized)
     assert "warning: " in outcome.err
-    assert "of these texts are answered otherwise" in outcome.err
+    assert "of the answers are other ones than before" in outcome.err
 
 
 def spoil(path, kind, feeds):

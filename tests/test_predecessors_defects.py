@@ -17,7 +17,7 @@ from nanonet.models.cohort import Chunk
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.metrics import accuracy, macro_f1
 from nanonet.training import engine as engine_module
-from nanonet.training import train as train_module
+from nanonet.training import outcome
 from nanonet.training.checkpoint import read_tensors, write_tensors
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.selection import select_by_agreement, select_by_score
@@ -217,13 +217,13 @@ def test_nothing_to_score():
 
 def test_no_row_of_a_validation_file_is_dropped(tmp_path, tiny_bert_folder, monkeypatch):
     scored = []
-    select = train_module.select_by_score
+    select = outcome.select_by_score
 
     def spy(logits, scores, metric, rows):
         scored.append({len(z) for z in logits.values()} | {rows})
         return select(logits, scores, metric, rows)
 
-    monkeypatch.setattr(train_module, "select_by_score", spy)
+    monkeypatch.setattr(outcome, "select_by_score", spy)
     config = make_settings(tiny_bert_folder, "training.steps=1")
     train(config, lambda: make_tables(validation=7), tmp_path / "run")
     assert scored == [{21}]

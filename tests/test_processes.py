@@ -132,10 +132,13 @@ def test_two_processes_give_what_one_gives(runs, name):
 
 def assert_same_outcome(found: Path, expected: Path) -> None:
     one, two = (json.loads((folder / "summary.json").read_text()) for folder in (expected, found))
-    varying = ("seconds", "weights_sha256", "warmup", "selection")
+    varying = ("seconds", "weights_sha256", "warmup", "selection", "calibration")
     assert {k: v for k, v in two.items() if k not in varying} == {
         k: v for k, v in one.items() if k not in varying
     }
+    # The flatter its loss, the more a temperature moves with the logits' last digits.
+    temperatures = [run["calibration"]["temperature"] for run in (one, two)]
+    assert temperatures[1] == pytest.approx(temperatures[0], rel=1e-4)
     assert two["selection"]["scores"] == pytest.approx(one["selection"]["scores"], abs=CLOSE)
 
 

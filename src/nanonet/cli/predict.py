@@ -109,7 +109,8 @@ def predict(
         work = _work(folder, data, budget, block_trigrams, min_confidence)
         if source is None:
             answers = work.load(str(folder), threads).answer(texts)
-            click.echo(work.show(answers))
+            for line in work.show(answers).split("\n"):  # a reader may leave after any of them
+                click.echo(line)
         elif engine == "ray":
             _predict_folder(work, folder, source, output, workers, threads, overwrite)
         elif output in (None, PIPE):

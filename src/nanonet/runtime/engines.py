@@ -147,7 +147,9 @@ def _installed(kind: EngineKind) -> bool:
 
 
 def _check_names(model: Path, inputs: list[str], outputs: list[str]) -> None:
-    if not set(INPUTS) <= set(inputs) <= set(WINDOW_INPUTS) or outputs != [OUTPUT]:
+    known = set(INPUTS) <= set(inputs) <= set(WINDOW_INPUTS)
+    whole = len(inputs) == len(INPUTS) or "pooling" in inputs  # of texts, or of windows
+    if not (known and whole) or outputs != [OUTPUT]:
         raise BundleError(
             f"{model} takes {', '.join(inputs)} and gives {', '.join(outputs)} instead of"
             f" {', '.join(INPUTS)} and {OUTPUT}: export it again"
