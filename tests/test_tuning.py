@@ -337,7 +337,7 @@ def quick_export(bundle, monkeypatch, agreement):
     """Exports in no time: copies of one bundle, which say what they were asked to be."""
     import nanonet.export
 
-    def export(run, out, *, compression, data, overwrite=False):
+    def export(run, out, *, compression, data, target_precision=None, overwrite=False):
         shutil.copytree(bundle, out)
         metrics = {
             "largest_difference_from_torch": 0.0,

@@ -36,6 +36,12 @@ OBJECTIVES = "warmup.objectives"
 
 
 @pytest.fixture(autouse=True)
+def uncalibrated(monkeypatch):
+    """Compare what was trained with what is loaded, without the temperature between them."""
+    monkeypatch.setattr(RunFolder, "temperature", 1.0)
+
+
+@pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     """A cache of the test's own."""
     folder = tmp_path / "cache"
