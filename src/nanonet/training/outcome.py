@@ -55,7 +55,8 @@ def ask(prepared: Prepared, seed: int) -> Answers:
     sample = [ids[i] for i in random_rows(len(ids), SAMPLE_UNITS, seed)]
     held = np.cumsum(unit_counts(sample))
     sample = sample[: int(np.searchsorted(held, SAMPLE_UNITS)) + 1]
-    return Answers(_logits(prepared, sample), None, f"{len(sample)} {kind} texts", len(sample))
+    what = "texts" if prepared.task.outputs.level == "document" else "windows of documents"
+    return Answers(_logits(prepared, sample), None, f"{len(sample)} {kind} {what}", len(sample))
 
 
 def _logits(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logits]:
