@@ -106,9 +106,15 @@ class Runner:
         """
         waiting = deque(cells)
         running: dict[subprocess.Popen[bytes], Cell] = {}
-        try:
-            with _sigterm_interrupts():
+        with _signals_noted() as asked_to_stop:
+            try:
                 while waiting or running:
+                    if asked_to_stop.is_set():
+                        left = len(waiting) + len(running)
+                        raise InterruptedRunError(
+                            f"stopped with {left} of {len(cells)} cells left; finished ones are"
+                            " kept: run the same command again to go on"
+                        )
                     while waiting and len(running) < self.jobs:
                         cell = waiting.popleft()
                         running[self._start(cell)] = cell
@@ -116,16 +122,10 @@ class Runner:
                     for process in [p for p in running if p.poll() is not None]:
                         cell = running.pop(process)
                         self._finish(cell, process, len(waiting) + len(running), len(cells))
-        except BaseException as error:
-            for process, cell in running.items():
-                _stop(process, cell)
-            if not isinstance(error, KeyboardInterrupt):
+            except BaseException:
+                for process, cell in running.items():
+                    _stop(process, cell)
                 raise
-            left = len(waiting) + len(running)
-            raise InterruptedRunError(
-                f"stopped with {left} of {len(cells)} cells left; finished ones are kept: run the"
-                " same command again to go on"
-            ) from None
 
     def _start(self, cell: Cell) -> "subprocess.Popen[bytes]":
         cell.folder.mkdir(parents=True, exist_ok=True)
@@ -199,17 +199,23 @@ def _stop(process: "subprocess.Popen[bytes]", cell: Cell) -> None:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Turn SIGTERM into a `KeyboardInterrupt`, so that no process of ours outlives us."""
+def _signals_noted() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C and SIGTERM set.
+
+    An exception out of a handler could come between the start of a process and the note of it, and
+    the process would outlive us.
+    """
+    asked_to_stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield  # signal handlers belong to the main thread
+        yield asked_to_stop  # signal handlers belong to the main thread
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        asked_to_stop.set()
 
-    old = signal.signal(signal.SIGTERM, handler)
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield asked_to_stop
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, previous in old.items():
+            signal.signal(number, previous)
