@@ -166,7 +166,7 @@ class SummarizationConfig:
     segments: bool = True  # alternate the token types of sentences, where the backbone has such
     features: bool = True  # the head also reads position, length and lexical centrality
     start: bool = False  # heads start from a regression, see `nanonet.training.sentences`
-    overlap: float = setting(0.25, 0.0, 0.9)  # of neighbouring windows of a long document
+    overlap: float = setting(0.1, 0.0, 0.9)  # of neighbouring windows of a long document
     budget: str = "sentences=3"  # unless another is asked for; words=100; ratio=0.3 of the words
     block_trigrams: bool = False  # no two sentences with three words in a row in common
 
