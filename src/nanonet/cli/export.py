@@ -8,6 +8,7 @@ import click
 from nanonet.cli.common import data_set_option, existing_folder, need, read
 from nanonet.cli.fastest import keep_fastest
 from nanonet.cli.summaries import is_summarizer, read_for
+from nanonet.core.bundle import AGREEMENT
 from nanonet.core.errors import ConfigError
 
 
@@ -48,7 +49,8 @@ from nanonet.core.errors import ConfigError
     "--min-agreement",
     type=click.FloatRange(0, 1),
     help="Write nothing if less than this share is answered as before: of the texts, or of the"
-    " sentences that a summarizer chooses.  [default: a warning below 0.99]",
+    " sentences that a summarizer chooses.  [default: a warning below 0.99,"
+    " of sentences 0.95]",
 )
 @click.option(
     "--target-precision",
@@ -133,7 +135,7 @@ def export(
             f" (at least {chosen.precision_bound:.1%} with 95% confidence)"
         )
     if "steps" in manifest.metrics:
-        _show_steps(manifest.metrics, need("nanonet.export.agreement", "nanonet export").AGREEMENT)
+        _show_steps(manifest.metrics, AGREEMENT[manifest.task])
 
 
 def _tokens(vocabulary: str | None) -> int | str | None:

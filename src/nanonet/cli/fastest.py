@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanonet.core.bundle import AGREEMENT
+
 if TYPE_CHECKING:
     from nanonet.core.bundle import Manifest
     from nanonet.data.readers import TextTable
     from nanonet.runtime.choices import Tuning
-
-AGREEMENT = 0.99  # with the answers before, that a faster form must have, if none is asked for
 
 
 def keep_fastest(
@@ -65,7 +65,11 @@ def keep_fastest(
             texts = [document.sentences for document in table.documents]
         measured = tuning.compare(variants, texts=texts)
         _show(measured, agreement, "texts" if manifest.task == "classification" else "windows")
-        wanted = AGREEMENT if compression.min_agreement is None else compression.min_agreement
+        wanted = (
+            AGREEMENT[manifest.task]
+            if compression.min_agreement is None
+            else compression.min_agreement
+        )
         agreeing = [name for name in variants if agreement[name] >= wanted]
         best = min(agreeing, key=lambda name: tuning.cost(measured[name].choices[0], "both"))
         if variants[best] != out:

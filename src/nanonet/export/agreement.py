@@ -14,7 +14,6 @@ from nanonet.tasks.base import Row, Window
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.run_folder import RunFolder
 
-AGREEMENT = 0.99  # of the answers of a smaller model with the original's, that it should have
 # Vocabularies that are tried: each a quarter larger than the one before.
 SIZES = tuple(round(500 * 1.25**k) for k in range(28))
 

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanonet.core.bundle import MODEL
+from nanonet.core.bundle import AGREEMENT, MODEL
 from nanonet.core.errors import BundleError
-from nanonet.export.agreement import AGREEMENT, Measure, read_counts
+from nanonet.export.agreement import Measure, read_counts
 from nanonet.export.graph import check_parity, write_onnx
 from nanonet.export.quantization import Quantization, quantize
 from nanonet.export.samples import Sample, batches
@@ -33,10 +33,9 @@ class Compression:
     vocabulary: int | Literal["auto"] | None = None
     min_agreement: float | None = None
 
-    @property
-    def vocabulary_agreement(self) -> float:
+    def vocabulary_agreement(self, usual: float) -> float:
         """What ``vocabulary="auto"`` aims at: half of the loss is left to fewer bits, if any."""
-        wanted = AGREEMENT if self.min_agreement is None else self.min_agreement
+        wanted = usual if self.min_agreement is None else self.min_agreement
         return wanted if self.quantize == "none" else (1 + wanted) / 2
 
     @property
@@ -81,7 +80,9 @@ def write_model(
         counts = read_counts(run)
         n = compression.vocabulary
         if n == "auto":
-            n = measure.smallest_vocabulary(counts, compression.vocabulary_agreement)
+            assert sample is not None  # see _check_possible
+            wanted = compression.vocabulary_agreement(AGREEMENT[sample.task])
+            n = measure.smallest_vocabulary(counts, wanted)
         kept = kept_tokens(tokenizer, counts, n)
         small = trim_embeddings(learner, kept)
         tokenizer = trim_tokenizer(tokenizer, kept)

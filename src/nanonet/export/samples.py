@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,12 @@ class Sample(ABC):
     Attributes:
         source: where they are from, for messages.
         seen: whether training has read them: their tokens are among the run's token counts.
+        task: of the model.
     """
 
     source: str
     seen: bool
+    task: ClassVar[str]
 
     @abstractmethod
     def describe(self) -> str:
@@ -74,6 +76,7 @@ class TextSample(Sample):
         truth: class indexes (n,); None where there are no labels.
     """
 
+    task = "classification"
     source: str
     texts: list[str]
     truth: NDArray[np.int64] | None
@@ -114,6 +117,7 @@ class DocumentSample(Sample):
         settings: as trained.
     """
 
+    task = "summarization"
     source: str
     documents: list[Document]
     references: list[list[str]] | None
