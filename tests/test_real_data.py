@@ -20,7 +20,7 @@ def minilm() -> str:
 def test_ag_news_from_the_command_line(ag_news, minilm, tmp_path):
     test = read_table(ag_news / "test.parquet", Columns(), labels="required")
     some = tmp_path / "test.jsonl"
-    rows = zip(test.texts[:120], test.labels, test.names, strict=False)
+    rows = zip(test.texts[:80], test.labels, test.names, strict=False)
     some.write_text(
         "".join(json.dumps({"text": t, "label": y, "label_name": n}) + "\n" for t, y, n in rows)
     )
@@ -31,7 +31,7 @@ def test_ag_news_from_the_command_line(ag_news, minilm, tmp_path):
         "--unlabeled",
         ag_news / "labeled_30.parquet",
     ]
-    small = ["--set", "training.steps=16", "--set", "training.unlabeled_batch=8"]
+    small = ["--set", "training.steps=10", "--set", "training.unlabeled_batch=8"]
     small += ["--set", "data.max_length=64", "--set", "training.threads=1"]
     succeed("train", *files, *small, "--backbone", minilm, "--out", run)
     scores = json.loads(succeed("evaluate", run, "--data", some, "--json").out)
@@ -42,4 +42,4 @@ def test_ag_news_from_the_command_line(ag_news, minilm, tmp_path):
     succeed("export", run, "--out", bundle, "--quantize", "int8")
     assert sum(f.stat().st_size for f in Path(bundle).iterdir()) < 19e6
     again = json.loads(succeed("evaluate", bundle, "--data", some, "--json").out)
-    assert abs(again["accuracy"] - scores["accuracy"]) <= 0.03
+    assert abs(again["accuracy"] - scores["accuracy"]) <= 0.04

@@ -156,7 +156,8 @@ def test_other_kinds_are_refused():
 def test_trimmed_embeddings_compute_the_same(folder, request):
     learner = random_learner(request.getfixturevalue(folder))
     kept = np.array([0, 1, 2, 3, 4, 7, 9, 12, 20, 21])
-    small = trim_embeddings(learner, kept)
+    small, table = trim_embeddings(learner, kept)
+    assert len(small.get_parameter(table)) == len(kept)
     new = torch.tensor([[2, 6, 8, 5, 9, 3]])
     mask = torch.ones_like(new)
     with torch.inference_mode():

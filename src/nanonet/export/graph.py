@@ -68,6 +68,23 @@ def write_onnx(learner: Learner, path: Path) -> None:
     onnx.save(model, str(path))
 
 
+def replace_table(path: Path, learner: Learner, name: str) -> None:
+    """Give a written model another table of word embeddings, which saves writing it anew.
+
+    A model without the encoder has none. `check_parity` tells whether it is the right one.
+
+    Args:
+        path: of the model.
+        learner: as written, but for the table.
+        name: of the table among its parameters.
+    """
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(learner.get_parameter(name).numpy(), name))
+    onnx.save(model, str(path))
+
+
 def _is_encoder_idle(learner: Learner) -> bool:
     return learner.outputs.features > 0 and learner.head.reads_features_alone
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from nanonet.core.bundle import AGREEMENT, MODEL
 from nanonet.core.errors import BundleError
 from nanonet.export.agreement import Measure, read_counts
-from nanonet.export.graph import check_parity, write_onnx
+from nanonet.export.graph import check_parity, replace_table, write_onnx
 from nanonet.export.quantization import Quantization, quantize
 from nanonet.export.samples import Sample, batches
 from nanonet.export.vocabulary import kept_tokens, trim_embeddings, trim_tokenizer
@@ -84,9 +84,9 @@ def write_model(
             wanted = compression.vocabulary_agreement(AGREEMENT[sample.task])
             n = measure.smallest_vocabulary(counts, wanted)
         kept = kept_tokens(tokenizer, counts, n)
-        small = trim_embeddings(learner, kept)
+        small, table = trim_embeddings(learner, kept)
         tokenizer = trim_tokenizer(tokenizer, kept)
-        write_onnx(small, path)
+        replace_table(path, small, table)
         check_parity(small, path)
         metrics["vocabulary"] = {"kept": len(kept), "of": len(counts), "frequent": n}
         measure.step(f"{len(kept)} of {len(counts)} tokens", path, tokenizer)

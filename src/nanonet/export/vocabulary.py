@@ -152,10 +152,10 @@ def _renumber(processor: dict[str, Any] | None, new_id: dict[int, int]) -> None:
             processor[name] = [text, new_id[old]]
 
 
-def trim_embeddings(learner: Learner, kept: Ids) -> Learner:
+def trim_embeddings(learner: Learner, kept: Ids) -> tuple[Learner, str]:
     """Return a copy whose word embeddings are those of the kept tokens, in their order.
 
-    Everything else is shared with the learner.
+    Everything else is shared with the learner. Also returned: the name of their table.
 
     Raises:
         BundleError: the encoder has no embedding of its vocabulary's size, or a token that the
@@ -176,7 +176,7 @@ def trim_embeddings(learner: Learner, kept: Ids) -> Learner:
     table.weight = nn.Parameter(old.weight.detach()[kept], requires_grad=False)
     small.set_submodule(tables[0], table)
     small.encoder.config.vocab_size = len(kept)
-    return small.eval()
+    return small.eval(), f"{tables[0]}.weight"
 
 
 def _is_table(module: nn.Module, rows: int) -> bool:
