@@ -25,6 +25,7 @@ def run_cell(folder: Path) -> dict[str, Any]:
         NanoNetError: see `Method.run`.
     """
     start = time.perf_counter()  # before torch is imported
+    import nanonet.benchmark.peers  # noqa: F401 (registers its kinds)
     from nanonet.benchmark.methods import KINDS, Files
     from nanonet.data.readers import Columns
 

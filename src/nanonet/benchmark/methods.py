@@ -5,18 +5,21 @@ everything that can be checked before a model trains; `Method.run` makes one cel
 its own.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nanonet.benchmark.memory import peak_bytes, reset_peak, resident_bytes
+from nanonet.benchmark.memory import Probe
 from nanonet.core.config import Config, build, make_config, merge, to_dict
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import Registry
 from nanonet.data.readers import Columns, read_table
+from nanonet.export import export
 from nanonet.models.backbones import Backbone, check_length
 from nanonet.models.cohort import check_cohort
+from nanonet.runtime.predictor import Predictor
 from nanonet.scoring import evaluate_run
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import choose_hardware
@@ -26,6 +29,7 @@ from nanonet.training.plan import make_plan
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
 
+SPEED_TEXTS = 1000
 LoadBackbone = Callable[[str, Literal["auto", "mean", "cls"]], Backbone]
 
 
@@ -68,8 +72,10 @@ class Method:
         """Return the settings of an earlier plan, with the defaults of those that came later."""
         return dict(config)
 
-    @staticmethod
-    def run(plan: Mapping[str, Any], files: Files, seed: int, folder: Path, threads: int) -> Any:
+    @classmethod
+    def run(
+        cls, plan: Mapping[str, Any], files: Files, seed: int, folder: Path, threads: int
+    ) -> Any:
         """Make one cell and return what was measured, ready for JSON.
 
         Args:
@@ -83,6 +89,15 @@ class Method:
 
 
 KINDS: Registry[type[Method]] = Registry("kind of method")
+
+
+def texts_per_second(predict: Callable[[list[str]], Any], texts: list[str]) -> float:
+    """Return how many texts of a list, of the first `SPEED_TEXTS`, are classified in a second."""
+    some = texts[:SPEED_TEXTS]
+    predict(some[:1])
+    start = time.perf_counter()
+    predict(some)
+    return round(len(some) / (time.perf_counter() - start), 1)
 
 
 @KINDS.register("nanonet")
@@ -121,8 +136,10 @@ class NanoNet(Method):
         except ConfigError:  # a setting that is gone since
             return dict(config)
 
-    @staticmethod
-    def run(plan: Mapping[str, Any], files: Files, seed: int, folder: Path, threads: int) -> Any:
+    @classmethod
+    def run(
+        cls, plan: Mapping[str, Any], files: Files, seed: int, folder: Path, threads: int
+    ) -> Any:
         """See `Method.run`."""
         training = {
             "threads": plan["config"]["training"]["threads"] or threads,
@@ -134,11 +151,14 @@ class NanoNet(Method):
             read_table(files.labeled, Columns(), labels="required"),
             read_table(files.unlabeled, Columns(), labels="ignored"),
         )
-        probe = _Probe()
-        summary = train(build(Config, values), lambda: tables, folder, display=probe)
+        watch = _Watch()
+        summary = train(build(Config, values), lambda: tables, folder, display=watch)
         test = read_table(files.test, files.test_columns, labels="required")
         scores = evaluate_run(folder, test, as_trained=True)
         environment = RunFolder(folder).read_json("environment.json")
+        bundle = folder / "bundle"
+        export(folder, bundle)
+        predictor = Predictor.load(bundle, threads=training["threads"])
         return {
             "accuracy": scores.accuracy,
             "macro_f1": scores.macro_f1,
@@ -147,10 +167,12 @@ class NanoNet(Method):
             "selected": summary["selected"],
             "labels_used_to_choose": summary["selection"]["labels_used"],
             "training_seconds": summary["seconds"],
-            "memory": probe.measured(),
+            "memory": watch.probe.measured(),
             "trainable_parameters": summary["trainable_parameters"],
             "total_parameters": summary["total_parameters"],
             "stored_bytes": _stored_bytes(folder, list(scores.learners)),
+            "exported_bytes": sum(file.stat().st_size for file in bundle.iterdir()),
+            "texts_per_second": texts_per_second(predictor, test.texts),
             "layer_maps": summary["layer_maps"],
             "warmup": summary["warmup"],
             "rows": summary["rows"],
@@ -173,30 +195,16 @@ def _stored_bytes(run: Path, learners: list[str]) -> dict[str, int]:
     }
 
 
-class _Probe(SilentDisplay):
-    """Measures resident memory just before the first step and after the last."""
+class _Watch(SilentDisplay):
+    """Lets a probe know when training starts; a warm-up starts too, and is part of it here."""
 
     def __init__(self) -> None:
-        self._loaded = 0
-        self._loading = 0
-        self._training = 0
+        self.probe = Probe()
 
     def start(self, step: int, steps: int, what: str = "training") -> None:
         """See `Display`."""
-        if not self._loaded:  # a warm-up starts too, and is part of training here
-            self._loading = peak_bytes()
-            reset_peak()
-            self._loaded = resident_bytes()
+        self.probe.start()
 
     def stop(self) -> None:
         """See `Display`."""
-        self._training = peak_bytes()
-
-    def measured(self) -> dict[str, float]:
-        """Return figures in MB (10^6 bytes): the process's peak, scoring not included."""
-        figures = {
-            "peak_mb": max(self._loading, self._training),
-            "loaded_mb": self._loaded,
-            "above_loaded_mb": max(0, self._training - self._loaded),
-        }
-        return {name: round(value / 1e6, 1) for name, value in figures.items()}
+        self.probe.stop()

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+import nanonet.benchmark.peers  # noqa: F401 (registers its kinds)
 from nanonet.benchmark.ablation import REFERENCE, variants
 from nanonet.benchmark.chart import draw_chart
 from nanonet.benchmark.draws import SUFFIX, Dataset, draw, is_written, read_dataset, write_draw

@@ -38,6 +38,8 @@ class Row:
         above_loaded_mb: the same less what was resident before the first step, mean.
         trainable_share: of the shipped learner's parameters, mean.
         stored_kb: of the shipped learner's trained tensors (1,000 bytes), mean.
+        exported_mb: of the exported model in 32 bits (10^6 bytes), mean.
+        rate: texts that it classifies in a second, mean.
         students: accuracies of every single student of every cell.
         over_draws: standard deviation of the draws' mean accuracies (shipped).
         over_seeds: standard deviation of the accuracies (shipped) over seeds, within a draw.
@@ -58,6 +60,8 @@ class Row:
     above_loaded_mb: float
     trainable_share: float
     stored_kb: float
+    exported_mb: float | None
+    rate: float | None
     students: Spread | None
     over_draws: float | None
     over_seeds: float | None
@@ -96,6 +100,8 @@ def make_row(method: str, group: str, cells: Sequence[Result], reference: Sequen
             for c in cells
         ),
         stored_kb=mean(c["stored_bytes"][c["selected"]] / 1e3 for c in cells),
+        exported_mb=_mean([c["exported_bytes"] / 1e6 for c in cells if "exported_bytes" in c]),
+        rate=_mean([c["texts_per_second"] for c in cells if "texts_per_second" in c]),
         students=_spread(single) if single else None,
         over_draws=_between([(c["draw"], float(c["accuracy"])) for c in cells]),
         over_seeds=_within([(c["draw"], float(c["accuracy"])) for c in cells]),

@@ -22,10 +22,22 @@ COLUMNS = (
     "peak MB",
     "trained",
     "stored kB",
+    "MB",
+    "texts/s",
 )
 # Left out in this order where a terminal is too narrow; the file has them all.
 FIRST_TO_GO = (
-    *("stored kB", "trained", "peak MB", "gap", "students: best / mean", "students", "ingredient"),
+    *(
+        "stored kB",
+        "trained",
+        "MB",
+        "texts/s",
+        "peak MB",
+        "gap",
+        "students: best / mean",
+        "students",
+        "ingredient",
+    ),
     *("mean", "teacher", "training s", "std over seeds", "worst"),
     *("shipped: std over seeds", "shipped: std over draws"),
 )
@@ -47,7 +59,8 @@ difference from `{reference}` in the same draw and seed ± standard error over t
 several seeds per draw the pairs are not independent, and the error is too small); peak MB: most
 resident memory of the cell's process until training ended, in brackets what training took on top of
 the loaded models; trained: share of the shipped learner's parameters; stored kB: its trained
-tensors."""
+tensors; MB: the whole model in 32 bits; texts/s: that it classifies, a bundle with ONNX Runtime, a
+peer as its library does."""
 ABOUT_SPREAD = """\
 students: how many single students of all cells; mean, std, worst: over their accuracies; std over
 seeds: each student against itself with other seeds on the same draw; std over draws: of the draws'
@@ -175,6 +188,8 @@ def _main(rows: Sequence[Row]) -> Cells:
             f"{row.memory_mb:.0f} ({row.above_loaded_mb:.0f})",
             f"{row.trainable_share:.2%}",
             f"{row.stored_kb:,.0f}",
+            "" if row.exported_mb is None else f"{row.exported_mb:.1f}",
+            "" if row.rate is None else f"{row.rate:,.0f}",
         ]
         for row in rows
     ]

@@ -300,7 +300,7 @@ def load_backbone(
     Raises:
         BackboneError: not found, not reachable, no encoder, not verified, no safetensors.
     """
-    source = _source(name)
+    source = source_of(name)
     _check_folder(source)
     model, tokenizer_json = _load_hugging_face(source, attention)
     encoder = wrap_model(model, name)
@@ -308,7 +308,7 @@ def load_backbone(
     return Backbone(name, encoder, tokenizer_json, chosen, weights_fingerprint(encoder))
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
     """Return the folder or hub id that a name stands for."""
     return str(offline_minilm() or MINILM_HUB_ID) if name == "minilm" else name
 
@@ -321,10 +321,10 @@ def load_special_tokens(name: str) -> dict[str, str]:
     """
     import transformers
 
-    path = Path(_source(name)).expanduser()
+    path = Path(source_of(name)).expanduser()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(path) if path.is_dir() else _source(name), trust_remote_code=False
+            str(path) if path.is_dir() else source_of(name), trust_remote_code=False
         )
     except Exception as error:  # as in `_load_hugging_face`
         raise BackboneError(f"tokenizer of {name} cannot be loaded: {error}") from None
