@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import stats
 
 METHODS = ("nanonet", "supervised")  # with the unlabelled documents, without
 BASELINES = ("lead", "longest", "random", "centroid", "oracle")
@@ -125,6 +126,46 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def comparisons(rows: list[dict[str, Any]]) -> str:
+    """Return paired differences over draws with 90% intervals (Student's t), in points.
+
+    Of the shipped student from its teacher, from the better of lead and longest sentences, and from
+    the same learnt without unlabelled documents.
+    """
+    lines = [
+        "| labelled | metric | less | draws | difference, points | 90% |",
+        "|---|---|---|---|---|---|",
+    ]
+    for count in sorted({row["labeled"] for row in rows}):
+        own = {m: _by_draw(rows, count, m) for m in METHODS}
+        for metric in ("rouge1", "rouge2"):
+            for name, other in (
+                ("teacher", lambda row, m: row["scores"]["learners"]["teacher"][m]),
+                ("lead or longest", lambda row, m: max(row["scores"][b][m] for b in BASELINES[:2])),
+                ("centroid", lambda row, m: row["scores"]["centroid"][m]),
+            ):
+                values = [r["scores"][metric] - other(r, metric) for r in own["nanonet"].values()]
+                lines.append(_comparison(count, metric, name, values))
+            both = own["nanonet"].keys() & own["supervised"].keys()
+            pairs = [[own[m][draw]["scores"][metric] for m in METHODS] for draw in sorted(both)]
+            lines.append(_comparison(count, metric, "supervised", [a - b for a, b in pairs]))
+    return "\n".join(line for line in lines if line)
+
+
+def _by_draw(rows: list[dict[str, Any]], count: int, method: str) -> dict[int, dict[str, Any]]:
+    return {r["draw"]: r for r in rows if (r["labeled"], r["method"]) == (count, method)}
+
+
+def _comparison(count: int, metric: str, name: str, values: list[float]) -> str:
+    if not values:
+        return ""
+    mean, n, interval = statistics.mean(values), len(values), ""
+    if n > 1:
+        half = stats.t.ppf(0.95, n - 1) * statistics.stdev(values) / n**0.5
+        interval = f"{100 * (mean - half):+.2f} to {100 * (mean + half):+.2f}"
+    return f"| {count} | {metric} | {name} | {n} | {100 * mean:+.2f} | {interval} |"
+
+
 def _spread(values: list[float]) -> str:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.4f} ± {deviation:.4f}"
@@ -162,7 +203,7 @@ def main() -> None:
         "rows": rows,
     }
     (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(table(rows))
+    print(table(rows), comparisons(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def random_rows(n: int, count: int, seed: int) -> Ids:
     found = np.empty(0, dtype=np.int64)
     while len(found) < min(count, n):
         found = np.union1d(found, generator.integers(n, size=min(count, n) - len(found)))
-    return found
+    return generator.permutation(found)  # the union is sorted, and the first rows are no sample
 
 
 def _scratch_folder() -> str | None:

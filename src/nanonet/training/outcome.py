@@ -47,7 +47,7 @@ def ask(prepared: Prepared, seed: int) -> Answers:
     """
     if "validation" in prepared.tables:
         table = prepared.tables["validation"]
-        logits = _logits(prepared, table.encoded.ids)
+        logits = logits_by_learner(prepared, table.encoded.ids)
         return Answers(logits, table.truth, f"{table.examples} validation rows", table.examples)
     kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
     table = prepared.tables.get("unlabeled", prepared.tables["labeled"])
@@ -56,10 +56,13 @@ def ask(prepared: Prepared, seed: int) -> Answers:
     held = np.cumsum(unit_counts(sample))
     sample = sample[: int(np.searchsorted(held, SAMPLE_UNITS)) + 1]
     what = "texts" if prepared.task.outputs.level == "document" else "windows of documents"
-    return Answers(_logits(prepared, sample), None, f"{len(sample)} {kind} {what}", len(sample))
+    return Answers(
+        logits_by_learner(prepared, sample), None, f"{len(sample)} {kind} {what}", len(sample)
+    )
 
 
-def _logits(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logits]:
+def logits_by_learner(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logits]:
+    """Return every learner's logits (U, C) of the units of n rows; processes share the work."""
     cohort, processes = prepared.cohort, prepared.engine.processes
     return {
         name: predict_logits(cohort[name], rows, prepared.hardware, processes=processes)

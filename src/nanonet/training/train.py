@@ -1,13 +1,9 @@
 """`train`: from tables of texts to a finished run folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from nanonet.core.config import Config, to_dict
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
@@ -15,40 +11,32 @@ from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
-from nanonet.tasks.base import EncodedTable, Row, Task
 from nanonet.tasks.labels import LabelSet
-from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
     load_checkpoint,
     load_soft_labels,
-    save_checkpoint,
     write_tensors,
 )
 from nanonet.training.device import Hardware, attention_of, own_chance_and_threads
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
-from nanonet.training.engine import LogRow
-from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.outcome import ask, calibrate, select
 from nanonet.training.plan import WARMUP, make_plan
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.processes import Processes, join_processes
 from nanonet.training.profile import OFF, Profile, report_lines
+from nanonet.training.recorder import Recorder, opening
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.streams import (
-    TextFacts,
-    facts_of,
-    text_warnings,
-    token_counts,
     token_lengths,
     write_hashes,
 )
 from nanonet.training.tasks import make_task
-from nanonet.training.warmup import warm_up
-from nanonet.training.weights import class_weights
+from nanonet.training.texts import Texts, all_token_counts, describe, read_texts
+from nanonet.training.warmup import Warmup, warm_up
 
 
 def train(
@@ -98,10 +86,10 @@ def train(
         backbone = _checked_backbone(config, hardware)
     task = make_task(config)
     with clock.span("reading"):
-        texts = _read(config, backbone, task, read_data(), monitor)
+        texts = read_texts(config, backbone, task, read_data(), monitor)
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
-    inputs = _describe(texts.facts, backbone, start)
+    inputs = describe(texts.facts, backbone, start)
     if resuming:
         check_resumable(run, config, inputs, init)
     parts = (config, backbone, hardware, texts.encoded, texts.labels, task)
@@ -122,22 +110,29 @@ def train(
         seconds = 0.0
         with _profiled(run, clock, log):
             if prepared is None:
-                origin = (
-                    backbone.fingerprint,
-                    backbone.pooling,
-                    inputs["unlabeled"]["fingerprint"],
-                )
-                ids = texts.encoded["unlabeled"].encoded.ids
                 with clock.within(WARMUP):
-                    fingerprints = " ".join(origin)
-                    warmup = warm_up(
-                        config, run, hardware, ids, fingerprints, log, clock, processes
-                    )
+                    warmup = _warm_up(config, run, hardware, backbone, texts, log, clock, processes)
                 with clock.span("model"):
                     prepared = prepare(*parts, None, warmup.tensors, processes)
                 seconds = warmup.seconds
             prepared.engine.profile = clock
             return _train(run, config, prepared, texts, warnings, seconds, log)
+
+
+def _warm_up(
+    config: Config,
+    run: RunFolder,
+    hardware: Hardware,
+    backbone: Backbone,
+    texts: Texts,
+    log: Display,
+    clock: Profile,
+    processes: Processes,
+) -> Warmup:
+    unlabeled = texts.facts["unlabeled"].fingerprint
+    fingerprints = " ".join((backbone.fingerprint, backbone.pooling, unlabeled))
+    ids = texts.encoded["unlabeled"].encoded.ids
+    return warm_up(config, run, hardware, ids, fingerprints, log, clock, processes)
 
 
 @contextmanager
@@ -176,62 +171,11 @@ def _checked_backbone(config: Config, hardware: Hardware) -> Backbone:
     return backbone
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """What a run reads, checked and encoded."""
-
-    labels: LabelSet
-    tokenizer: TextTokenizer
-    encoded: dict[str, EncodedTable]
-    facts: dict[str, TextFacts]
-    watched: EncodedTable | None
-    warnings: list[str]
-
-
-def _read(
-    config: Config,
-    backbone: Backbone,
-    task: Task[Any],
-    tables: TrainingTables,
-    monitor: TextTable | None,
-) -> _Texts:
-    named = tables.by_name()
-    labels = task.label_set(tables.labeled)
-    warnings = task.warnings(named, labels)
-    tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
-    encoded = {
-        name: task.encode(table, None if name == "unlabeled" else labels, tokenizer)
-        for name, table in named.items()
-    }
-    facts = {name: facts_of(table, encoded[name]) for name, table in named.items()}
-    warnings += text_warnings(facts)
-    class_weights(config, labels, encoded["labeled"].truth)  # refused now, not after a warm-up
-    for table in encoded.values():
-        warnings += task.encoding_warnings(table, config.data.max_length)
-    watched = task.encode(monitor, labels, tokenizer) if monitor else None
-    return _Texts(labels, tokenizer, encoded, facts, watched, warnings)
-
-
-def _describe(
-    facts: Mapping[str, TextFacts], backbone: Backbone, start: Path | None
-) -> dict[str, Any]:
-    """Return what a run folder keeps of tables, backbone and the run that it starts from."""
-    inputs: dict[str, Any] = {
-        name: {"source": each.source, "rows": each.count, "fingerprint": each.fingerprint}
-        for name, each in facts.items()
-    }
-    inputs["backbone_fingerprint"] = backbone.fingerprint
-    if start is not None:
-        sha256 = RunFolder(start).read_summary()["weights_sha256"]
-        inputs["init"] = {"source": str(start), "weights_sha256": sha256}
-    return inputs
-
-
 def _train(
     run: RunFolder,
     config: Config,
     prepared: Prepared,
-    texts: _Texts,
+    texts: Texts,
     warnings: list[str],
     seconds: float,
     log: Display,
@@ -245,8 +189,8 @@ def _train(
     notices = [prepared.start.notice] if prepared.start.notice else []
     for notice in (*prepared.engine.plan.notices, *warnings, *notices):
         log.warn(notice)
-    log.say(_opening(prepared, texts))
-    recorder = _Recorder(run, prepared, log, texts.watched)
+    log.say(opening(prepared, texts))
+    recorder = Recorder(run, prepared, log, texts.watched)
     position, stopped = run_shown(prepared.engine, start_at, recorder, log)
     if stopped == "interrupted":
         raise InterruptedRunError(
@@ -289,7 +233,7 @@ def _create(
     run: RunFolder,
     config: Config,
     inputs: dict[str, Any],
-    texts: _Texts,
+    texts: Texts,
     hardware: Hardware,
     processes: Processes,
     init: Path | None,
@@ -305,91 +249,9 @@ def _create(
         for name, each in texts.facts.items():
             if name != "validation":
                 write_hashes(fresh.seen(name), each.hashes)
-        write_bytes(fresh.token_counts, _token_counts(texts).astype("<u4").tobytes())
+        write_bytes(fresh.token_counts, all_token_counts(texts).astype("<u4").tobytes())
         if init is not None and RunFolder(init).warmup_result.is_file():
             write_bytes(fresh.warmup_result, RunFolder(init).warmup_result.read_bytes())
-
-
-def _token_counts(texts: _Texts) -> NDArray[np.int64]:
-    """Return how often each token occurs in the labelled and unlabelled texts, (V,)."""
-    size = texts.tokenizer.size
-    tables = [table for name, table in texts.encoded.items() if name != "validation"]
-    return sum((token_counts(table, size) for table in tables), np.zeros(size, dtype=np.int64))
-
-
-def _opening(prepared: Prepared, texts: _Texts) -> str:
-    counts = ", ".join(f"{each.count} {name}" for name, each in texts.facts.items())
-    learners = "; ".join(
-        f"{name} {prepared.cohort[name].trainable_count():,} of"
-        f" {prepared.cohort[name].total_count():,} parameters"
-        for name in prepared.cohort
-    )
-    used = len(prepared.engine.rows.unlabeled)
-    if "unlabeled" in prepared.tables and used < len(prepared.tables["unlabeled"].encoded.ids):
-        counts += f", {used} unlabelled rows within reach of the steps"
-    cut = sum(prepared.truncated.values())
-    count = prepared.engine.processes.count
-    shared = f", {count} processes" if count > 1 else ""
-    return (
-        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(texts.labels)} classes;"
-        f" training: {learners}; computing on"
-        f" {prepared.hardware.describe()}{shared}"
-    )
-
-
-class _Recorder:
-    """Writes log rows, checkpoints and evaluations of a run."""
-
-    def __init__(
-        self, run: RunFolder, prepared: Prepared, display: Display, monitor: EncodedTable | None
-    ) -> None:
-        self._run = run
-        self._prepared = prepared
-        self._display = display
-        self._monitor = monitor
-        self.on_step = display.on_step
-
-    def on_log(self, row: LogRow) -> None:
-        """See `engine.Observer`."""
-        if self._prepared.engine.processes.main:
-            self._run.append_metrics({"kind": "training", **to_dict(row)})
-        self._display.on_log(row)
-
-    def on_checkpoint(self, position: Position) -> None:
-        """See `engine.Observer`."""
-        engine = self._prepared.engine
-        scores: dict[str, float] = {}
-        if self._monitor is not None:
-            with engine.profile.span("evaluation"):
-                scores = _scores(self._prepared, self._monitor)
-        if not engine.processes.main:
-            return
-        if self._monitor is not None:
-            row = {"kind": "evaluation", "step": position.step, "set": self._monitor.source}
-            self._run.append_metrics({**row, self._prepared.task.metric: scores})
-        with engine.profile.span("checkpoint"):
-            save_checkpoint(
-                self._run.checkpoints,
-                position,
-                engine.cohort,
-                engine.optimizers,
-                engine.soft_labels,
-            )
-
-
-def _scores(prepared: Prepared, table: EncodedTable) -> dict[str, float]:
-    return {
-        name: prepared.task.score(table, _logits(prepared, name, table)) for name in prepared.cohort
-    }
-
-
-def _logits(prepared: Prepared, learner: str, table: EncodedTable) -> Any:
-    return _logits_of_rows(prepared, learner, table.encoded.ids)
-
-
-def _logits_of_rows(prepared: Prepared, learner: str, rows: Sequence[Row]) -> Any:
-    processes = prepared.engine.processes
-    return predict_logits(prepared.cohort[learner], rows, prepared.hardware, processes=processes)
 
 
 def _finish(
