@@ -1,15 +1,22 @@
 """Where a summarizer's heads start: what held-out documents bear out, and no more."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
+from nanonet.export import load_cohort
 from nanonet.models.heads import LinearHead
 from nanonet.tasks.base import FEATURES
 from nanonet.tasks.documents import join_sentences
+from nanonet.tasks.windows import DocumentEncoder
+from nanonet.training.device import Hardware
+from nanonet.training.evaluation import predict_logits
+from nanonet.training.run_folder import RunFolder
 from nanonet.training.sentences import FEW, Regression, Start, fit_start
+from nanonet.training.step import make_chunks
 from nanonet.training.train import train
 from runs import succeed
 from stories import flags, make_stories, write_stories
@@ -130,9 +137,24 @@ def test_a_run_whose_encoder_brings_nothing_trains_nothing(tiny_bert_folder, tmp
     succeed("export", tmp_path / "run", "--out", tmp_path / "bundle")
     assert (tmp_path / "bundle" / "model.onnx").stat().st_size < 10_000  # no encoder
     same_scores(tmp_path / "run", tmp_path / "bundle", stories_to_score())
+    does_not_run_its_encoder(tmp_path / "run")
     succeed("export", tmp_path / "run", "--out", tmp_path / "int8", "--quantize", "int8")
     text = "One apple fell. Two pears stood there. Nobody came."
     assert succeed("predict", tmp_path / "bundle", text).out.strip()
+
+
+def does_not_run_its_encoder(run):
+    """Check that logits are what the whole learner gives, without its encoder."""
+    folder = RunFolder(run)
+    learner = load_cohort(folder)["student1"]
+    config, _ = folder.read_config()
+    encoder = DocumentEncoder(folder.read_tokenizer(), config.data.max_length, config.summarization)
+    rows = encoder.encode(stories_to_score()).ids
+    hardware = Hardware("cpu", "fp32", "eager", 1)
+    with torch.inference_mode():
+        whole = learner.eval().read(make_chunks(rows, 0.1, "cpu")).logits.numpy()
+    with mock.patch.object(learner.encoder, "run_layers", side_effect=AssertionError):
+        np.testing.assert_array_equal(predict_logits(learner, rows, hardware), whole)
 
 
 def stories_to_score():
@@ -140,9 +162,6 @@ def stories_to_score():
 
 
 def load_heads(run):
-    from nanonet.export import load_cohort
-    from nanonet.training.run_folder import RunFolder
-
     return load_cohort(RunFolder(run))["student1"].head.state_dict()
 
 

@@ -53,7 +53,7 @@ def write_onnx(learner: Learner, path: Path) -> None:
     axes = SENTENCE_AXES | dict.fromkeys(("input_ids", "attention_mask"), ("rows", "tokens"))
     with _quiet():
         program = torch.onnx.export(
-            FeatureScorer(learner.head) if _is_encoder_idle(learner) else learner,
+            FeatureScorer(learner.head) if learner.is_encoder_idle else learner,
             tuple(torch.from_numpy(array) for array in feed.values()),
             input_names=list(feed),
             output_names=["logits"],
@@ -83,10 +83,6 @@ def replace_table(path: Path, learner: Learner, name: str) -> None:
         if tensor.name == name:
             tensor.CopyFrom(onnx.numpy_helper.from_array(learner.get_parameter(name).numpy(), name))
     onnx.save(model, str(path))
-
-
-def _is_encoder_idle(learner: Learner) -> bool:
-    return learner.outputs.features > 0 and learner.head.reads_features_alone
 
 
 def _strip(model: Any) -> None:

@@ -168,6 +168,11 @@ class Learner(nn.Module):
         """How many classes C `read` tells apart."""
         return max(2, self.head.linear.out_features)
 
+    @property
+    def is_encoder_idle(self) -> bool:
+        """Whether the head reads features alone."""
+        return self.outputs.features > 0 and self.head.reads_features_alone
+
     def forward(
         self,
         input_ids: Tensor,

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanonet.models.cohort import Learner, LearnerOutput
-from nanonet.tasks.base import Row, unit_counts, units_of
+from nanonet.tasks.base import Row, Window, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.device import Hardware
 from nanonet.training.processes import ALONE, Processes
@@ -32,13 +32,26 @@ def predict_logits(
 ) -> NDArray[np.float32]:
     """Return the learner's logits (U, C) of the units of n rows, in their order.
 
-    A single logit z is given as (0, z), see `LearnerOutput`. Processes share the work.
+    A single logit z is given as (0, z), see `LearnerOutput`. Processes share the work. An encoder
+    that has no say is not run.
     """
+    if learner.is_encoder_idle:
+        return _feature_logits(learner, ids)
     logits = np.zeros((int(unit_counts(ids).sum()), learner.classes), dtype=np.float32)
     for units, output in _read_all(learner, ids, hardware, max_padding, processes):
         logits[units] = output.logits.float().cpu().numpy()
     processes.add_up(torch.from_numpy(logits))
     return logits
+
+
+def _feature_logits(learner: Learner, rows: Sequence[Row]) -> NDArray[np.float32]:
+    """Return the logits (U, 2) of a head that reads features alone."""
+    features = [window.features for window in rows if isinstance(window, Window)]
+    head = learner.head
+    with torch.inference_mode():
+        table = torch.from_numpy(np.concatenate(features)).to(head.linear.weight.device)
+        logits = torch.nn.functional.pad(head.score_features(table), (1, 0))
+    return np.asarray(logits.cpu().numpy())
 
 
 def embed(
