@@ -121,7 +121,7 @@ def prepare(spec: dict[str, Any]) -> Any:
     from nanonet.core.config import make_config
     from nanonet.models.backbones import load_backbone
     from nanonet.tasks.tokenization import TextTokenizer
-    from nanonet.training.device import choose_hardware
+    from nanonet.training.device import attention_of, choose_hardware
     from nanonet.training.inputs import read_tables
     from nanonet.training.prepare import prepare as prepare_run
     from nanonet.training.tasks import make_task
@@ -129,7 +129,7 @@ def prepare(spec: dict[str, Any]) -> Any:
     config = make_config("nanonet", spec["settings"])
     hardware = choose_hardware(config.training)
     torch.set_num_threads(hardware.threads)
-    backbone = load_backbone(config.backbone.name, attention=hardware.attention)
+    backbone = load_backbone(config.backbone.name, attention=attention_of(hardware, False))
     task: Any = make_task(config)
     tables = read_tables(task, spec["labeled"], spec["unlabeled"], None).by_name()
     labels = task.label_set(tables["labeled"])
@@ -240,7 +240,7 @@ def setfit(spec: dict[str, Any]) -> None:
 
     torch.set_num_threads(spec["threads"])
     labeled = json.loads(Path(spec["labeled_texts"]).read_text())
-    waited = 0.0
+    waited = 0.0  # seconds
 
     def next_count() -> int:
         """Wait for a request and return its number of steps."""

@@ -35,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = ("nanonet", "torch", "transformers", "tokenizers", "numpy")
 PREDECESSORS_BATCH = {"labeled_batch": 4, "unlabeled_batch": 16}
 SETFIT = {"steps": 200, "batch": 16}
+SLICE = 5  # steps of SetFit at a time
 GEMMS = 15  # matrix products per round
 SMALL_RATES = {
     f"phases.{phase}.{rate}": 1e-6
@@ -61,8 +62,10 @@ class Process:
             text=True,
             env=environment,
         )
+        start = time.perf_counter()
         if self._read() != "ready":
             raise SystemExit(f"error: {self.name} did not start")
+        self.start_seconds = time.perf_counter() - start
 
     def steps(self, count: int) -> dict[str, Any]:
         """Let it do some steps."""
@@ -76,6 +79,11 @@ class Process:
         self._process.stdin.close()
         self._process.wait()
         return found
+
+    def stop(self) -> None:
+        """End it before it is done."""
+        self._process.kill()
+        self._process.wait()
 
     def _ask(self, request: dict[str, Any]) -> Any:
         assert self._process.stdin is not None
@@ -255,32 +263,42 @@ def part_fit(bench: Bench) -> dict[str, Any]:
         spec = bench.spec("setfit", "setfit", **SETFIT, **paths)
         setfit = Process(spec, options.setfit_python)
     runs = []
-    step = -(-SETFIT["steps"] // options.fits)
+    wanted = min(options.setfit_steps, SETFIT["steps"])
     for turn in range(options.fits):
         runs.append(fit(bench, turn))
-        while setfit is not None and sum(s["steps"] for s in slices) < (turn + 1) * step:
-            slices.append(setfit.steps(5))
-            if sum(s["steps"] for s in slices) >= SETFIT["steps"]:
-                break
+        while setfit and sum(s["steps"] for s in slices) * options.fits < wanted * (turn + 1):
+            slices.append(setfit.steps(SLICE))
     found: dict[str, Any] = {
         "settings": options.fit,
+        "unlabeled_rows": options.fit_unlabeled,
         "test_rows": options.test,
         "nanonet_wall_seconds": spread(r["wall_seconds"] for r in runs),
         "nanonet_accuracy": spread(r["accuracy"] for r in runs),
         "runs": runs,
     }
     if setfit is not None:
-        last = setfit.finish()
-        per_step = [s["seconds"] / s["steps"] for s in slices]
-        shares = [r["wall_seconds"] / last["wall_seconds"] for r in runs]
-        found |= {
-            "setfit": SETFIT | last,
-            "setfit_seconds_per_step": spread(per_step),
-            "setfit_examples_per_second": spread(s["rows"] / s["seconds"] for s in slices),
-            "nanonet_of_setfit_wall": spread(shares),
-            "slices": slices,
-        }
+        found |= _describe_setfit(setfit, slices, wanted)
+        wall = found["setfit_wall_seconds"]
+        found["nanonet_of_setfit_wall"] = spread(r["wall_seconds"] / wall for r in runs)
     return found
+
+
+def _describe_setfit(setfit: Process, slices: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """Return SetFit's figures; after fewer steps than all, its wall time is an estimate."""
+    seconds = [s["seconds"] / s["steps"] for s in slices]
+    found = {
+        "setfit": SETFIT | {"steps_measured": sum(s["steps"] for s in slices)},
+        "setfit_seconds_per_step": spread(seconds),
+        "setfit_examples_per_second": spread(s["rows"] / s["seconds"] for s in slices),
+        "slices": slices,
+    }
+    if steps < SETFIT["steps"]:
+        setfit.stop()
+        wall = setfit.start_seconds + SETFIT["steps"] * statistics.median(seconds)
+        return {**found, "setfit_wall_seconds": wall, "setfit_wall": "start + steps x median"}
+    last = setfit.finish()
+    found["setfit"] |= {"accuracy": last["accuracy"], "versions": last["versions"]}
+    return {**found, "setfit_wall_seconds": last["wall_seconds"], "setfit_wall": "measured"}
 
 
 def _texts_json(source: Path, target: Path, count: int) -> Path:
@@ -297,7 +315,9 @@ def fit(bench: Bench, turn: int) -> dict[str, Any]:
     out = bench.folder / f"run-{turn}"
     threads = ("--set", f"training.threads={options.threads}")
     extra = [part for setting in options.fit for part in ("--set", setting)]
-    files = ("--labeled", bench.labeled, "--unlabeled", str(options.data / "unlabeled.parquet"))
+    unlabeled = bench.folder / "fit.parquet"
+    _copy_rows(options.data / "unlabeled.parquet", unlabeled, options.fit_unlabeled)
+    files = ("--labeled", bench.labeled, "--unlabeled", str(unlabeled))
     start = time.perf_counter()
     _run("train", *files, *threads, *extra, "--seed", str(turn), "--out", str(out))
     wall = time.perf_counter() - start
@@ -375,6 +395,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="of the part step")
     parser.add_argument("--unlabeled", type=int, default=1000, help="rows, but for the part fit")
     parser.add_argument("--fit", nargs="*", default=[], metavar="KEY=VALUE", help="its settings")
+    parser.add_argument("--fit-unlabeled", type=int, default=20_000, help="its unlabelled rows")
+    parser.add_argument(
+        "--setfit-steps", type=int, default=200, help="fewer: its wall is estimated"
+    )
     parser.add_argument("--fits", type=int, default=3, help="whole runs")
     parser.add_argument("--test", type=int, default=2000, help="rows to score on")
     parser.add_argument("--encoder", type=Path, metavar="FOLDER", help="default: MiniLM")
