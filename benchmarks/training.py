@@ -181,7 +181,7 @@ def part_step(bench: Bench) -> dict[str, Any]:
             )
         ),
     }
-    counts = {"gemm": GEMMS, "nanonet": 2, "twice": 1, "predecessors": 1}
+    counts = {"gemm": GEMMS, "nanonet": 1, "twice": 1, "predecessors": 1}
     for name, process in processes.items():
         process.steps(counts[name])  # caches and memory are warm after it; labels are propagated
     rounds: list[dict[str, Any]] = []
