@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nanonet.core.errors import BackboneError, ConfigError
+from nanonet.models.attention import PACKED, register_attention
 from nanonet.models.backbones import (
     ENCODERS,
     additive_mask,
@@ -258,3 +259,37 @@ def test_altered_minilm_is_refused(monkeypatch):
 
 def test_families():
     assert list(ENCODERS) == ["bert", "camembert", "modernbert", "roberta", "xlm-roberta"]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_chunks_read_at_once_give_what_they_give_one_by_one(kind, checkpointing):
+    """States at real tokens, and gradients of biases, with tokens hidden from attention."""
+    register_attention()
+    config = bert_config() if kind == "bert" else roberta_config(kind)
+    results = []
+    for name in (PACKED, "eager"):
+        encoder = wrap_model(make_model(config))
+        encoder.config._attn_implementation = name
+        encoder.gradient_checkpointing = checkpointing
+        biases = {n: p for n, p in encoder.named_parameters() if n.endswith("bias")}
+        for bias in biases.values():
+            bias.requires_grad_(True)
+        chunks = [make_batch(lengths, seed=i) for i, lengths in enumerate([[9, 7], [5, 5, 5], [3]])]
+        real = [mask for _, mask in chunks]
+        seen = [mask.clone() for mask in real]
+        seen[0][1, 2] = 0  # as a data view does
+        embedded = [encoder.embed(ids) for ids, _ in chunks]
+        states = encoder.run_chunks(embedded, real, seen, [None] * len(chunks))
+        tokens = [s[m.bool()] for own, m in zip(states, real, strict=True) for s in own]
+        weight = torch.randn(32, generator=torch.Generator().manual_seed(0))
+        sum((t.tanh() @ weight).sum() for t in tokens).backward()
+        found = {n: p.grad for n, p in biases.items() if p.grad is not None}
+        results.append((torch.cat(tokens).detach(), found))
+    (ours, gradients), (theirs, others) = results
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert gradients.keys() == others.keys()
+    assert len(gradients) > 4 * 8
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-4, atol=1e-4)
+    assert ours.std() > 0.01

@@ -13,7 +13,7 @@ import torch
 from nanonet.core.config import PhaseConfig, TrainingConfig, ViewConfig
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.models import backbones
-from nanonet.models.attention import WATCHED, register_watched_attention
+from nanonet.models.attention import WATCHED, register_attention
 from nanonet.models.backbones import Backbone, wrap_model
 from nanonet.models.cohort import build_cohort
 from nanonet.objectives.mutual import Mutual
@@ -76,7 +76,7 @@ def make_engine(*settings: str, recipe=AT_ONCE, model=bert_config, unlabeled=10,
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     stock = make_model(model())
     if plan.watches_attention:
-        register_watched_attention()
+        register_attention()
         stock.set_attn_implementation(WATCHED)
     cohort = build_cohort(Backbone("tiny", wrap_model(stock), "", "mean", ""), config, 3)
     if heads:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nanonet.core.config import PhaseConfig, build
 from nanonet.core.errors import ConfigError
-from nanonet.models.attention import WATCHED, register_watched_attention
+from nanonet.models.attention import WATCHED, register_attention
 from nanonet.models.backbones import wrap_model
 from nanonet.models.cohort import TEACHER, LearnerOutput
 from nanonet.objectives import OBJECTIVES, Objective
@@ -330,7 +330,7 @@ def watched(config):
     """A maker of a configuration whose attention can be watched."""
 
     def make():
-        register_watched_attention()
+        register_attention()
         return config(attn_implementation=WATCHED)
 
     return make
@@ -345,7 +345,7 @@ def test_attention_that_can_be_watched_computes_what_others_do(config):
     ids, mask = make_batch([14, 3, 9])
     outputs = []
     for name in (WATCHED, "eager"):
-        register_watched_attention()
+        register_attention()
         encoder = wrap_model(make_model(config(attn_implementation=name)))
         assert encoder.config._attn_implementation == name
         with torch.no_grad():

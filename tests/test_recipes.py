@@ -15,7 +15,7 @@ import torch
 
 from nanonet.core.config import Config, PropagationConfig, make_config, recipe_names
 from nanonet.data.batching import StepBatches
-from nanonet.models.attention import WATCHED, register_watched_attention
+from nanonet.models.attention import WATCHED, register_attention
 from nanonet.models.backbones import Backbone, wrap_model
 from nanonet.models.cohort import build_cohort
 from nanonet.tasks.tokenization import TextTokenizer, length_chunks
@@ -107,7 +107,7 @@ def make_engine(config: Config, rows: TrainingRows) -> Engine:
     plan = make_plan(config, has_unlabeled=True)
     model = make_model(bert_config())
     if plan.watches_attention:
-        register_watched_attention()
+        register_attention()
         model.set_attn_implementation(WATCHED)
     backbone = Backbone("tiny", wrap_model(model), "", "mean", "")
     return Engine(build_cohort(backbone, config, CLASSES), plan, rows, config, FP32)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from nanonet.core.errors import BackboneError, ConfigError
 from nanonet.core.files import sha256_file
 from nanonet.core.registry import Registry
-from nanonet.models.attention import register_watched_attention
+from nanonet.models.attention import PACKED, Packing, register_attention
 
 HUB_TIMEOUT = 20.0  # seconds for the hub's first answer
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -83,6 +83,24 @@ class Encoder(nn.Module):
             positions: as in `embed`.
         """
         raise NotImplementedError
+
+    def run_chunks(
+        self,
+        embedded: Sequence[Tensor],
+        real: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        positions: Sequence[Tensor | None],
+    ) -> list[list[Tensor]]:
+        """Return what `run_layers` does for each of many chunks.
+
+        Args:
+            embedded: of each chunk, its embedding output.
+            real: of each chunk, (b, T), 1 at real tokens; what is returned elsewhere means nothing.
+            masks: as in `run_layers`, of each chunk.
+            positions: as in `run_layers`, of each chunk.
+        """
+        each = zip(embedded, masks, positions, strict=True)
+        return [self.run_layers(*chunk) for chunk in each]
 
     def run_layer(self, layer: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
         """Return what a layer makes of hidden states (B, T, H)."""
@@ -168,6 +186,30 @@ class BertEncoder(Encoder):
             hidden = self.run_layer(partial(layer, attention_mask=mask), hidden)
             states.append(hidden)
         return states
+
+    def run_chunks(
+        self,
+        embedded: Sequence[Tensor],
+        real: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        positions: Sequence[Tensor | None],
+    ) -> list[list[Tensor]]:
+        """See `Encoder.run_chunks`. All but attention reads the real tokens of all chunks at once.
+
+        Nothing is computed for padding then, and matrices are large however rows are cut.
+        """
+        if self.config._attn_implementation != PACKED:
+            return super().run_chunks(embedded, real, masks, positions)
+        kind = embedded[0].dtype
+        added = [additive_mask(mask[:, None, None, :].bool(), kind) for mask in masks]
+        packing = Packing.of(real, added)
+        hidden = packing.pack(embedded)[None]  # one row of all tokens
+        states = []
+        for layer in self.layers:
+            bound = partial(layer, attention_mask=None, packing=packing)
+            hidden = self.run_layer(bound, hidden)
+            states.append(packing.unpack(hidden[0]))
+        return [list(chunk) for chunk in zip(*states, strict=True)]
 
 
 for _family in ("bert", "roberta", "xlm-roberta", "camembert"):
@@ -351,7 +393,7 @@ def _check_folder(source: str) -> None:
 def _load_hugging_face(source: str, attention: str) -> tuple[Any, str]:
     import transformers
 
-    register_watched_attention()
+    register_attention()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     path = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import ConfigError
-from nanonet.models.attention import AttentionKind, recorded_attention
+from nanonet.models.attention import AttentionKind, Record, recorded_attention
 from nanonet.models.backbones import Backbone, Encoder, Pooling
 from nanonet.models.heads import LinearHead, pool, pool_units
 from nanonet.models.layer_maps import LayerMap, layer_maps
@@ -218,10 +218,27 @@ class Learner(nn.Module):
     def run(self, embedded: Tensor, chunk: Chunk, view: ChunkView) -> tuple[list[Tensor], Tensor]:
         """Return each layer's hidden states (b, T, H) and the units' pooled vectors (U, H)."""
         states = self.encoder.run_layers(embedded, view.mask, view.positions)
-        hidden = self.encoder.finish(states[-1])
+        return states, self._pool(states[-1], chunk, view)
+
+    def run_chunks(
+        self, embedded: list[Tensor], chunks: list[Chunk], views: list[ChunkView]
+    ) -> list[tuple[list[Tensor], Tensor]]:
+        """Return what `run` does for each chunk."""
+        states = self.encoder.run_chunks(
+            embedded,
+            [chunk.attention_mask for chunk in chunks],
+            [view.mask for view in views],
+            [view.positions for view in views],
+        )
+        each = zip(states, chunks, views, strict=True)
+        return [(own, self._pool(own[-1], chunk, view)) for own, chunk, view in each]
+
+    def _pool(self, last: Tensor, chunk: Chunk, view: ChunkView) -> Tensor:
+        """Return the units' pooled vectors (U, H) of the last layer's hidden states (b, T, H)."""
+        hidden = self.encoder.finish(last)
         if chunk.units is None:
-            return states, pool(hidden, view.mask, self.pooling)
-        return states, pool_units(hidden, view.mask, chunk.units.shares)[chunk.units.real]
+            return pool(hidden, view.mask, self.pooling)
+        return pool_units(hidden, view.mask, chunk.units.shares)[chunk.units.real]
 
     def read(
         self,
@@ -239,24 +256,25 @@ class Learner(nn.Module):
             gather: returns values of all rows, given those of the rows of these chunks, both in
                 the order of rows. The head reads all rows: its gradient is that of all.
         """
-        pooled, packed = [], []
-        for i, chunk in enumerate(chunks):
-            view = ChunkView(chunk.attention_mask) if views is None else views[i]
-            with recorded_attention(ATTENTION & keep) as record:
-                embedded = self.embed(chunk, view)
-                states, vectors = self.run(embedded, chunk, view)
-            pooled.append(vectors)
-            real = chunk.attention_mask.bool()
-            pairs = real[:, :, None] & real[:, None, :]
-            parts: dict[Part, list[Tensor]] = {
-                kind: [a.permute(0, 2, 3, 1)[pairs] for a in maps] for kind, maps in record.items()
-            }
-            if "hidden_states" in keep:
-                parts["hidden_states"] = [self._project(s[real]) for s in (embedded, *states)]
-            packed.append(parts)
+        seen = [ChunkView(chunk.attention_mask) for chunk in chunks] if views is None else views
+        embedded = [self.embed(chunk, view) for chunk, view in zip(chunks, seen, strict=True)]
+        records: list[Record] = [{} for _ in chunks]
+        if ATTENTION & keep:
+            runs = []
+            for i, parts in enumerate(zip(embedded, chunks, seen, strict=True)):
+                with recorded_attention(ATTENTION & keep) as records[i]:
+                    runs.append(self.run(*parts))
+        else:
+            runs = self.run_chunks(embedded, chunks, seen)
+        packed = [
+            self._kept(chunk, [first, *states], record, keep)
+            for chunk, first, (states, _), record in zip(
+                chunks, embedded, runs, records, strict=True
+            )
+        ]
         # stable: the sentences of a row stay in order
         order = torch.cat([chunk.unit_rows for chunk in chunks]).argsort(stable=True)
-        own = torch.cat(pooled)[order]
+        own = torch.cat([vectors for _, vectors in runs])[order]
         vectors = gather(own, "units")
         features = [c.units.packed_features for c in chunks if c.units is not None]
         read_beside = gather(torch.cat(features)[order], "units") if features else None
@@ -277,6 +295,19 @@ class Learner(nn.Module):
         }
         hidden_states = kept.pop("hidden_states", ())
         return LearnerOutput(logits, vectors, hidden_states, kept)  # type: ignore[arg-type]
+
+    def _kept(
+        self, chunk: Chunk, states: list[Tensor], record: Record, keep: Parts
+    ) -> dict[Part, list[Tensor]]:
+        """Return what `read` keeps of a chunk, of real tokens only, layer by layer."""
+        real = chunk.attention_mask.bool()
+        pairs = real[:, :, None] & real[:, None, :]
+        parts: dict[Part, list[Tensor]] = {
+            kind: [a.permute(0, 2, 3, 1)[pairs] for a in maps] for kind, maps in record.items()
+        }
+        if "hidden_states" in keep:
+            parts["hidden_states"] = [self._project(s[real]) for s in states]
+        return parts
 
     def _project(self, vectors: Tensor) -> Tensor:
         return vectors if self.projection is None else self.projection(vectors)

@@ -15,7 +15,7 @@ from torch import nn
 from nanonet.core.config import TrainingConfig
 from nanonet.core.errors import ConfigError
 from nanonet.core.machine import usable_cores
-from nanonet.models.attention import WATCHED
+from nanonet.models.attention import PACKED, WATCHED
 from nanonet.training.processes import ALONE, Processes
 
 Precision = Literal["fp32", "bf16"]
@@ -90,7 +90,9 @@ def own_chance_and_threads(threads: int) -> Iterator[None]:
 
 def attention_of(hardware: Hardware, watched: bool) -> str:
     """Return the name of the attention to load a backbone with; ``watched``: its maps are read."""
-    return WATCHED if watched else hardware.attention
+    if watched:
+        return WATCHED
+    return PACKED if hardware.attention == "eager" else hardware.attention
 
 
 def _check_device(device: str) -> str:

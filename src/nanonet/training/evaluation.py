@@ -14,7 +14,9 @@ from nanonet.training.device import Hardware
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.step import make_chunks
 
-TOKENS_PER_CHUNK = 4096  # padded tokens of one forward pass: enough to keep matrices large
+# Padded tokens of one forward pass: large matrices, and memory that is used again. Of larger
+# blocks, glibc asks the system anew at each layer, which took a tenth of the time.
+TOKENS_PER_CHUNK = 1024
 
 
 def autocast(hardware: Hardware) -> torch.autocast:
