@@ -319,12 +319,12 @@ def fit(bench: Bench, turn: int) -> dict[str, Any]:
     _copy_rows(options.data / "unlabeled.parquet", unlabeled, options.fit_unlabeled)
     files = ("--labeled", bench.labeled, "--unlabeled", str(unlabeled))
     start = time.perf_counter()
-    _run("train", *files, *threads, *extra, "--seed", str(turn), "--out", str(out))
+    _run(options.threads, "train", *files, *threads, *extra, "--seed", str(turn), "--out", str(out))
     wall = time.perf_counter() - start
     summary = json.loads((out / "summary.json").read_text())
     test = bench.folder / "test.parquet"
     _copy_rows(bench.test, test, options.test)
-    scores = json.loads(_run("evaluate", str(out), "--data", str(test), "--json"))
+    scores = json.loads(_run(options.threads, "evaluate", str(out), "--data", str(test), "--json"))
     return {
         "seed": turn,
         "wall_seconds": wall,
@@ -334,10 +334,10 @@ def fit(bench: Bench, turn: int) -> dict[str, Any]:
     }
 
 
-def _run(*arguments: str) -> str:
+def _run(threads: int, *arguments: str) -> str:
     """Run a nanonet command and return what it printed."""
     command = [sys.executable, "-m", "nanonet", *arguments]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
         command,
         check=True,

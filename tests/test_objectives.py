@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nanonet.core.config import PhaseConfig, build
 from nanonet.core.errors import ConfigError
-from nanonet.models.attention import WATCHED, register_attention
+from nanonet.models.attention import PACKED, WATCHED, register_attention
 from nanonet.models.backbones import wrap_model
 from nanonet.models.cohort import TEACHER, LearnerOutput
 from nanonet.objectives import OBJECTIVES, Objective
@@ -340,11 +340,12 @@ ATTENTION = "phases.students.objectives.attention_distillation"
 PLAIN = "views.token_cutoff=0"
 
 
+@pytest.mark.parametrize("own", [WATCHED, PACKED])
 @pytest.mark.parametrize("config", [bert_config, modernbert_config])
-def test_attention_that_can_be_watched_computes_what_others_do(config):
+def test_attention_of_our_own_computes_what_others_do(config, own):
     ids, mask = make_batch([14, 3, 9])
     outputs = []
-    for name in (WATCHED, "eager"):
+    for name in (own, "eager"):
         register_attention()
         encoder = wrap_model(make_model(config(attn_implementation=name)))
         assert encoder.config._attn_implementation == name

@@ -181,7 +181,8 @@ def _plain(
     scores = (query @ key.transpose(2, 3)) * scale
     if mask is not None:
         scores = scores + mask
-    probabilities = F.softmax(scores, dim=-1)
+    # In 32 bits, as ModernBERT's own has it under bf16 too.
+    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return F.dropout(probabilities, p=dropout, training=dropout > 0.0) @ value
 
 
