@@ -468,7 +468,7 @@ def test_a_run_takes_attention_that_can_be_watched_where_it_is_read(
     folder = request.getfixturevalue(f"tiny_{family}_folder")
     config = make_settings(folder, f"{ATTENTION}.weight={weight}", "training.log_every=1")
     train(config, make_tables, tmp_path / "run")
-    assert asked == [WATCHED if weight else "eager"]
+    assert asked == [WATCHED if weight else PACKED]
     logged = losses(tmp_path / "run")[-1]["losses"]
     names = [f"{s}.attention_distillation" for s in ("student1", "student2")]
     assert all((name in logged) == (weight > 0) for name in names)
