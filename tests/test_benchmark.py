@@ -320,7 +320,7 @@ def test_ctrl_c_keeps_what_is_finished(finished, suite, tmp_path):
         ('test = "test.csv"\n', "", ["key 'datasets.things.test' is missing"], 2),
         ("[settings]", "[settings", ["suite.toml cannot be read"], 2),
         ("[methods.nanonet]", "[methods.'a/b']", ["methods.'a/b'", "becomes a folder"], 2),
-        ("[methods.nanonet]", "[methods.a]\nkind = 'setfit'", ["methods.a", "'setfit'"], 2),
+        ("[methods.nanonet]", "[methods.a]\nkind = 'fasttext'", ["methods.a", "'fasttext'"], 2),
         ("[methods.nanonet]", "[methods.a]\nrecip = 'x'", ["'recip'", "mean 'recipe'"], 2),
         ("[methods.nanonet]", "[methods.a]\nrecipe = 'x'", ["methods.a: unknown recipe 'x'"], 2),
         ("mutual.weight", "mutal.weight", ["methods.no-mutual", "mutal", "mean 'mutual'"], 2),

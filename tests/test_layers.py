@@ -28,7 +28,7 @@ LAYER = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # What a part may import of other packages; absent: anything.
 FOREIGN = {
     "core": set(),
-    "tasks": {"numpy", "tokenizers", "rouge_score", "sentencex", "sklearn"},
+    "tasks": {"numpy", "tokenizers", "nltk", "rouge_score", "sentencex", "sklearn"},
     # The server's packages in the server's modules only: a predictor needs none of them.
     "runtime": {
         *("numpy", "onnxruntime", "openvino", "ray"),  # these two inside functions
