@@ -218,12 +218,12 @@ def test_what_evaluate_says(run_folder, corpus, tmp_path):
     assert line in out
 
 
-@pytest.mark.parametrize("wrong", [0, -1, "1", None])
-def test_a_damaged_calibration(run_folder, tmp_path, wrong):
+def test_a_damaged_calibration(run_folder, tmp_path):
     export(run_folder, tmp_path / "bundle")
     path = tmp_path / "bundle" / "manifest.json"
     values = json.loads(path.read_text())
-    values["calibration"]["temperature"] = wrong
-    path.write_text(json.dumps(values))
-    with pytest.raises(BundleError, match="is damaged"):
-        read_manifest(tmp_path / "bundle")
+    for wrong in (0, -1, "1", None):
+        values["calibration"]["temperature"] = wrong
+        path.write_text(json.dumps(values))
+        with pytest.raises(BundleError, match="is damaged"):
+            read_manifest(tmp_path / "bundle")

@@ -111,7 +111,6 @@ def test_the_estimator(tiny_bert_folder, tmp_path):
     for given, kept in (
         ("balanced", "balanced"),
         ({0: 2, np.int64(1): 3.5}, {"0": 2.0, "1": 3.5}),
-        (None, "none"),
     ):
         run = tmp_path / str(len(list(tmp_path.iterdir())))
         model = NanoNetClassifier(**common, class_weight=given, run_dir=run)
