@@ -6,14 +6,12 @@ import torch
 from nanonet.core.errors import BackboneError, ConfigError
 from nanonet.models.attention import PACKED, register_attention
 from nanonet.models.backbones import (
-    ENCODERS,
-    additive_mask,
     check_length,
     load_backbone,
     offline_minilm,
     weights_fingerprint,
-    wrap_model,
 )
+from nanonet.models.encoders import ENCODERS, additive_mask, wrap_model
 from tiny import bert_config, make_model, make_tokenizer, modernbert_config, save_folder
 
 

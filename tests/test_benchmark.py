@@ -350,6 +350,7 @@ def test_labels_of_the_test_file_that_the_training_file_lacks(suite, tmp_path):
     ("arguments", "parts"),
     [
         (["--only", "nanonets"], ["--only nanonets", "did you mean 'nanonet'"]),
+        (["--dataset", "thing"], ["--dataset thing matches no data set", "did you mean 'things'"]),
         (["--recipe", "supervised"], ["--recipe", "--ablate"]),
         (["--draws", "0"], ["--draws"]),
         (["--set", "training.step=2"], ["methods.nanonet", "did you mean 'steps'"]),

@@ -4,9 +4,11 @@ from torch import nn
 
 from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import ConfigError
-from nanonet.models.backbones import Backbone, wrap_model
-from nanonet.models.cohort import Chunk, ChunkView, build_cohort
+from nanonet.models.backbones import Backbone
+from nanonet.models.cohort import build_cohort
+from nanonet.models.encoders import wrap_model
 from nanonet.models.heads import LinearHead, pool
+from nanonet.models.learner import Chunk, ChunkView
 from test_backbones import make_batch
 from test_peft import make_cohort
 from tiny import bert_config, make_model

@@ -12,10 +12,11 @@ import torch
 
 from nanonet.core.config import PhaseConfig, TrainingConfig, ViewConfig
 from nanonet.core.errors import ConfigError, RunError
-from nanonet.models import backbones
+from nanonet.models import encoders
 from nanonet.models.attention import WATCHED, register_attention
-from nanonet.models.backbones import Backbone, wrap_model
+from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import build_cohort
+from nanonet.models.encoders import wrap_model
 from nanonet.objectives.mutual import Mutual
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.tokenization import TextTokenizer
@@ -199,9 +200,9 @@ def test_gradient_checkpointing_keeps_what_goes_into_a_layer_only():
 
 def test_only_what_learns_is_checkpointed(monkeypatch):
     engine, calls = make_engine(CHECKPOINTING), []
-    real = backbones.checkpoint
+    real = encoders.checkpoint
     monkeypatch.setattr(
-        backbones,
+        encoders,
         "checkpoint",
         lambda *a, **k: calls.append(torch.is_grad_enabled()) or real(*a, **k),
     )

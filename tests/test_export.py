@@ -18,7 +18,8 @@ from nanonet.export import export, load_cohort
 from nanonet.export import model as model_module
 from nanonet.export.graph import check_parity, open_session, write_onnx
 from nanonet.models.backbones import load_backbone
-from nanonet.models.cohort import Learner, build_cohort
+from nanonet.models.cohort import build_cohort
+from nanonet.models.learner import Learner
 from nanonet.models.peft import PEFT
 from nanonet.training import train as train_module
 from nanonet.training.checkpoint import list_checkpoints, read_tensors

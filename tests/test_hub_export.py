@@ -11,8 +11,8 @@ from nanonet.core.errors import BackboneError, BundleError
 from nanonet.export import hub, load_cohort
 from nanonet.export.hub import export_hub, hub_id
 from nanonet.models.backbones import load_backbone
-from nanonet.models.cohort import Learner
 from nanonet.models.heads import pool
+from nanonet.models.learner import Learner
 from nanonet.models.stock import stock_model
 from nanonet.tasks.tokenization import TextTokenizer, pad
 from nanonet.training.run_folder import RunFolder

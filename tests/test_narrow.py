@@ -9,8 +9,10 @@ from nanonet.core.bundle import read_manifest
 from nanonet.core.config import CohortConfig, Config
 from nanonet.core.errors import ConfigError
 from nanonet.export import export, load_cohort
-from nanonet.models.backbones import Backbone, load_backbone, wrap_model
-from nanonet.models.cohort import Chunk, build_cohort
+from nanonet.models.backbones import Backbone, load_backbone
+from nanonet.models.cohort import build_cohort
+from nanonet.models.encoders import wrap_model
+from nanonet.models.learner import Chunk
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from nanonet.core.config import PhaseConfig, build
 from nanonet.core.errors import ConfigError
 from nanonet.models.attention import PACKED, WATCHED, register_attention
-from nanonet.models.backbones import wrap_model
-from nanonet.models.cohort import TEACHER, LearnerOutput
+from nanonet.models.cohort import TEACHER
+from nanonet.models.encoders import wrap_model
+from nanonet.models.learner import LearnerOutput
 from nanonet.objectives import OBJECTIVES, Objective
 from nanonet.objectives.base import SoftTargets, build_objectives
 from nanonet.objectives.consistency import Consistency, PseudoLabel

@@ -6,8 +6,10 @@ from torch import nn
 
 from nanonet.core.config import CohortConfig, Config, LoraConfig
 from nanonet.core.errors import ConfigError
-from nanonet.models.backbones import Backbone, load_backbone, offline_minilm, wrap_model
-from nanonet.models.cohort import Chunk, build_cohort
+from nanonet.models.backbones import Backbone, load_backbone, offline_minilm
+from nanonet.models.cohort import build_cohort
+from nanonet.models.encoders import wrap_model
+from nanonet.models.learner import Chunk
 from nanonet.models.peft import PEFT, PeftMethod, make_trainable
 from test_backbones import make_batch, roberta_config
 from tiny import bert_config, make_model, modernbert_config

@@ -13,7 +13,7 @@ import torch
 
 from nanonet.cli import cli
 from nanonet.core.config import Config, make_config, parse_set
-from nanonet.models.cohort import Chunk
+from nanonet.models.learner import Chunk
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.metrics import accuracy, macro_f1
 from nanonet.training import engine as engine_module

@@ -16,8 +16,9 @@ import torch
 from nanonet.core.config import Config, PropagationConfig, make_config, recipe_names
 from nanonet.data.batching import StepBatches
 from nanonet.models.attention import WATCHED, register_attention
-from nanonet.models.backbones import Backbone, wrap_model
+from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import build_cohort
+from nanonet.models.encoders import wrap_model
 from nanonet.tasks.tokenization import TextTokenizer, length_chunks
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware

@@ -11,7 +11,7 @@ import pytest
 from nanonet.core.config import read_recipe, recipe_names
 from nanonet.core.errors import BackboneError, ConfigError, DataError, RunError
 from nanonet.data.readers import table_from_lists
-from nanonet.models.backbones import BertEncoder
+from nanonet.models.encoders import BertEncoder
 from nanonet.models.peft import PEFT, PeftMethod
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.inputs import TrainingTables

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from nanonet.core.config import TrainingConfig, ViewConfig, ViewsConfig
 from nanonet.core.errors import ConfigError
 from nanonet.data.augment import feature_cutoff, shuffled_positions, span_cutoff, token_cutoff
-from nanonet.models.backbones import wrap_model
-from nanonet.models.cohort import Chunk, ChunkView
+from nanonet.models.encoders import wrap_model
+from nanonet.models.learner import Chunk, ChunkView
 from nanonet.training.device import Hardware, choose_hardware, shrink_frozen
 from nanonet.training.evaluation import autocast, predict_logits
 from nanonet.training.train import train

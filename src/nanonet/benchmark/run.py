@@ -36,6 +36,7 @@ class Options:
         ablate: make the methods by switching ingredients of a recipe.
         recipe: the one to ablate.
         only: names or globs of the methods to run; all where empty.
+        datasets: the same of the data sets.
         draws: instead of the suite's; None: the suite's.
         seeds: the same.
         jobs: cells at a time; None: one per core.
@@ -46,6 +47,7 @@ class Options:
     ablate: bool = False
     recipe: str = "nanonet"
     only: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
     draws: int | None = None
     seeds: int | None = None
     jobs: int | None = None
@@ -86,10 +88,9 @@ def run_benchmark(suite_path: Path, out: Path, options: Options) -> None:
             f"{suite_path}: [methods] is not used with --ablate", markup=False, soft_wrap=True
         )
     methods = _plan(suite, suite_path, options, console)
-    wanted = chosen(options.only, [method.name for method in methods])
-    datasets = [
-        read_dataset(name, config, suite_path.parent) for name, config in suite.datasets.items()
-    ]
+    wanted = chosen(options.only, [method.name for method in methods], "--only", "method")
+    used = chosen(options.datasets, list(suite.datasets), "--dataset", "data set")
+    datasets = [read_dataset(name, suite.datasets[name], suite_path.parent) for name in used]
     _write_draws(datasets, suite.run.draws, out / "data")
     cells = _cells(suite, methods, datasets, out)
     about = _about(suite, suite_path, methods, datasets, options)

@@ -110,7 +110,7 @@ def _check_names(suite: Suite) -> None:
         raise ConfigError("settings.seed: the seeds follow from run.seeds; remove it")
 
 
-def chosen(patterns: Iterable[str], names: list[str]) -> list[str]:
+def chosen(patterns: Iterable[str], names: list[str], option: str, what: str) -> list[str]:
     """Return the names that any of the patterns (names or globs) match; all without patterns.
 
     Raises:
@@ -120,7 +120,7 @@ def chosen(patterns: Iterable[str], names: list[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(
-                f"--only {pattern} matches no method{did_you_mean(pattern, names)}; there are:"
+                f"{option} {pattern} matches no {what}{did_you_mean(pattern, names)}; there are:"
                 f" {', '.join(names)}"
             )
     return [n for n in names if not patterns or any(fnmatchcase(n, p) for p in patterns)]

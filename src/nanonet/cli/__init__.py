@@ -15,6 +15,7 @@ from nanonet.cli.predict import predict
 from nanonet.cli.report import report
 from nanonet.cli.serve import serve
 from nanonet.cli.split import split
+from nanonet.cli.suggest import suggest
 from nanonet.cli.train import train
 from nanonet.core.errors import NanoNetError
 
@@ -32,7 +33,10 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, export, report, predict, serve, split, list_kind, demo, benchmark):
+for command in (
+    *(train, evaluate, export, report, predict, serve),
+    *(split, suggest, list_kind, demo, benchmark),
+):
     cli.add_command(command)
 
 

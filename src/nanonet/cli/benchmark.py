@@ -15,6 +15,12 @@ from nanonet.core.errors import ConfigError
 @click.option("--ablate", is_flag=True, help="Compare a recipe with variants of it.")
 @click.option("--recipe", metavar="NAME", help="The recipe to ablate.  [default: nanonet]")
 @click.option("--only", multiple=True, metavar="NAME", help="Run these methods; * and ? match.")
+@click.option(
+    *("--dataset", "datasets"),
+    multiple=True,
+    metavar="NAME",
+    help="On these data sets; * and ? match.",
+)
 @click.option("--draws", type=click.IntRange(min=1), help="Label draws, instead of the suite's.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds, instead of the suite's.")
 @click.option(
@@ -28,6 +34,7 @@ def benchmark(
     ablate: bool,
     recipe: str | None,
     only: tuple[str, ...],
+    datasets: tuple[str, ...],
     draws: int | None,
     seeds: int | None,
     jobs: int | None,
@@ -47,6 +54,7 @@ def benchmark(
         ablate=ablate,
         recipe=recipe or "nanonet",
         only=only,
+        datasets=datasets,
         draws=draws,
         seeds=seeds,
         jobs=jobs,

@@ -25,7 +25,7 @@ def list_kind(kind: str) -> None:
     homes = {
         "objectives": ("nanonet.objectives", "OBJECTIVES"),
         "peft": ("nanonet.models.peft", "PEFT"),
-        "encoders": ("nanonet.models.backbones", "ENCODERS"),
+        "encoders": ("nanonet.models.encoders", "ENCODERS"),
         "layer-maps": ("nanonet.models.layer_maps", "LAYER_MAPS"),
     }
     if kind not in homes:

@@ -15,6 +15,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,26 @@ class Calibration:
     temperature: float = field(metadata={"minimum": 0.01, "maximum": 100})
     method: str
     labels_used: int
+
+
+@dataclass(frozen=True)
+class Priors:
+    """How common the classes are among the texts to come, and were to the model.
+
+    Attributes:
+        shares: of each class among the texts to come, each above 0; they sum to 1.
+        learnt: the same among the labelled texts.
+        method: where the shares are from, in words.
+    """
+
+    shares: list[float]
+    learnt: list[float]
+    method: str
+
+    @property
+    def offsets(self) -> list[float]:
+        """What has been added to the logit of each class, after the temperature."""
+        return [log(w / s) for w, s in zip(self.shares, self.learnt, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -90,6 +111,7 @@ class Manifest:
             the configuration.
         calibration: of the model's logits; None in bundles of older versions and other tasks.
         abstention: when no label is given; None: every text gets one.
+        priors: that the logits have been fitted to; None: they are as learnt.
     """
 
     format: int = field(metadata={"minimum": 1})
@@ -106,6 +128,7 @@ class Manifest:
     settings: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     abstention: Abstention | None = None
+    priors: Priors | None = None
 
     def write(self, folder: Path) -> None:
         """Write it into a folder."""

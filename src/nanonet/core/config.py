@@ -150,6 +150,8 @@ class TrainingConfig:
     log_every: int = setting(10, 1)  # steps
     # Of labelled rows in the loss: none, balanced (as in scikit-learn), or a weight by label.
     class_weight: str | dict[str, float] = "none"
+    # Of texts to come: auto (see training/priors.py), labeled (as learnt), or a share by label.
+    class_prior: str | dict[str, float] = "auto"
     max_minutes: float = setting(0.0, 0.0)  # 0: no limit
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps

@@ -19,6 +19,7 @@ from nanonet.core.errors import DataError
 from nanonet.data.readers import TextTable, table_from_lists
 from nanonet.estimators.base import BundleEstimator
 from nanonet.runtime.predictor import Predictor
+from nanonet.scoring.suggestions import suggest_by
 from nanonet.training.inputs import TrainingTables
 
 UNLABELED = -1  # scikit-learn's mark of an unlabelled row
@@ -134,6 +135,20 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
     def _proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
         check_is_fitted(self, "predictor_")
         return self.predictor_.predict_proba(texts)[:, self._order]
+
+    def suggest(self, X: Sequence[str], n: int = 10) -> NDArray[np.int64]:  # noqa: N803
+        """Return the indexes of the n texts that should be labelled next, (n,) or fewer.
+
+        See `scoring.suggestions.suggest_by_bundle`: copies and labelled training texts are left
+        out.
+
+        Raises:
+            ConfigError: n is below 1.
+            DataError: not texts, or training had the labels of all.
+        """
+        check_is_fitted(self, "predictor_")
+        found = suggest_by(self.predictor_, table_from_lists(X, None, "X"), n)
+        return np.array([s.row - 1 for s in found.rows], dtype=np.int64)
 
     @classmethod
     def load(cls, path: str | Path) -> "NanoNetClassifier":

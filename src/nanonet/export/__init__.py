@@ -26,7 +26,8 @@ from nanonet.export.model import Compression, write_model
 from nanonet.export.pretrained import write_config, write_tokenizer_config
 from nanonet.export.samples import Sample, draw_sample, run_sample
 from nanonet.models.backbones import load_backbone, load_special_tokens
-from nanonet.models.cohort import Cohort, Learner, build_cohort
+from nanonet.models.cohort import Cohort, build_cohort
+from nanonet.models.learner import Learner
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.run_folder import RunFolder
@@ -40,8 +41,9 @@ MADE_BY = ("nanonet", "torch", "onnx", "onnxruntime", "transformers", "tokenizer
 def load_cohort(run: RunFolder) -> Cohort:
     """Return a finished run's learners, in 32 bits, in evaluation mode.
 
-    The selected one is calibrated: its head's scale is divided by the run's temperature, so that
-    whatever is made of it gives the same probabilities.
+    The selected one is calibrated: its head's scale is divided by the run's temperature, and its
+    bias fitted to the shares of the classes, so that whatever is made of it gives the same
+    probabilities.
 
     Raises:
         RunError: the run is not finished, or its backbone has changed since.
@@ -60,7 +62,10 @@ def load_cohort(run: RunFolder) -> Cohort:
         cohort.load_own_tensors(read_tensors(run.learners))
     except (OSError, ValueError) as error:
         raise RunError(f"{run.learners} cannot be used: {error}") from None
-    cohort[str(summary["selected"])].head.scale /= run.temperature
+    head = cohort[str(summary["selected"])].head
+    head.scale /= run.temperature
+    if run.priors is not None:
+        head.add_to_logits(run.priors.offsets)
     return cohort.eval()
 
 
@@ -154,6 +159,7 @@ def _manifest(
         },
         settings=to_dict(config.summarization) if config.task == "summarization" else {},
         calibration=build(Calibration, fitted) if (fitted := summary.get("calibration")) else None,
+        priors=run.priors,
     )
 
 

@@ -78,13 +78,16 @@ Chosen by {facts["selection"]["criterion"]}; labels used for the choice: \
 
 
 def _calibration(facts: dict[str, Any]) -> str:
-    found = facts["calibration"]
-    if found is None or found["method"].startswith("none"):
-        return "Probabilities are the model's own: they were not calibrated."
-    return (
-        f"Probabilities are calibrated: the logits have been divided by {found['temperature']:.3f}"
-        f" (from: {found['method']})."
-    )
+    found, priors = facts["calibration"], facts["priors"]
+    said = []
+    if found is not None and not found["method"].startswith("none"):
+        said.append(
+            f"Probabilities are calibrated: the logits have been divided by"
+            f" {found['temperature']:.3f} (from: {found['method']})."
+        )
+    if priors is not None:
+        said.append(f"They are fitted to how common the classes are ({priors['method']}).")
+    return " ".join(said) or "Probabilities are the model's own: they were not calibrated."
 
 
 def _front_matter(facts: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanonet.core.errors import BundleError
-from nanonet.models.cohort import FeatureScorer, Learner
+from nanonet.models.learner import FeatureScorer, Learner
 from nanonet.tasks.base import FEATURES
 
 PARITY_LIMIT = 1e-4  # largest difference of a logit between torch and onnxruntime

@@ -28,8 +28,8 @@ from nanonet.export.card import model_card
 from nanonet.export.graph import PARITY_LIMIT, PARITY_SHAPES, random_feed
 from nanonet.export.pretrained import label_maps, write_tokenizer_config
 from nanonet.models.backbones import MINILM_HUB_ID, load_special_tokens
-from nanonet.models.cohort import Learner
 from nanonet.models.heads import pool
+from nanonet.models.learner import Learner
 from nanonet.models.stock import stock_model
 from nanonet.training.checkpoint import read_tensors, write_tensors
 from nanonet.training.run_folder import RunFolder
@@ -79,6 +79,7 @@ def export_hub(run_path: Path, out: Path, *, overwrite: bool = False) -> dict[st
         "data": {key: _public(value) for key, value in inputs.items()},
         "selection": summary["selection"],
         "calibration": summary.get("calibration"),
+        "priors": summary.get("priors"),
         "evaluations": [_public(row) for row in run.describe_evaluations()],
     }
     try:

@@ -11,7 +11,7 @@ from nanonet.export.graph import check_parity, replace_table, write_onnx
 from nanonet.export.quantization import Quantization, quantize
 from nanonet.export.samples import Sample, batches
 from nanonet.export.vocabulary import kept_tokens, trim_embeddings, trim_tokenizer
-from nanonet.models.cohort import Learner
+from nanonet.models.learner import Learner
 from nanonet.training.run_folder import RunFolder
 
 CALIBRATION_BATCHES = 16  # of typical texts, for scales that are fixed beforehand

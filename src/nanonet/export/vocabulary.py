@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nanonet.core.errors import BundleError
-from nanonet.models.cohort import Learner
+from nanonet.models.learner import Learner
 
 Ids = NDArray[np.int64]
 

@@ -1,12 +1,14 @@
 """Heads: from a pooled vector to logits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanonet.models.backbones import Pooling
+from nanonet.models.encoders import Pooling
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
@@ -73,6 +75,11 @@ class LinearHead(nn.Module):
         self.linear.weight.copy_(torch.from_numpy(weights / self.scale))
         self.feature_weights.copy_(torch.from_numpy(features / self.scale))
         self.linear.bias.fill_(bias / self.scale)
+
+    @torch.no_grad()
+    def add_to_logits(self, offsets: Sequence[float]) -> None:
+        """Change the bias so that each class's logit is larger by its offset, (C,)."""
+        self.linear.bias.add_(torch.tensor(offsets), alpha=1.0 / self.scale)
 
     def forward(self, pooled: Tensor, features: Tensor | None = None) -> Tensor:
         """Return logits (.., C) of pooled vectors (.., H) and features (.., F)."""

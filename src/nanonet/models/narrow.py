@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanonet.core.errors import ConfigError
-from nanonet.models.backbones import ENCODERS, Encoder
+from nanonet.models.encoders import ENCODERS, Encoder
 from nanonet.models.layer_maps import LayerMap
 
 

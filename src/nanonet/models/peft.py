@@ -12,7 +12,7 @@ from torch import nn
 from nanonet.core.config import LoraConfig
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import Registry
-from nanonet.models.backbones import Encoder
+from nanonet.models.encoders import Encoder
 
 
 class PeftMethod:

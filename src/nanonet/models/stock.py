@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nanonet.core.errors import BackboneError
-from nanonet.models.backbones import ENCODERS, Encoder
+from nanonet.models.encoders import ENCODERS, Encoder
 
 
 def stock_model(encoder: Encoder) -> Any:

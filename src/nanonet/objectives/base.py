@@ -15,7 +15,7 @@ from torch import Tensor
 from nanonet.core.config import build, setting
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import Registry
-from nanonet.models.cohort import NO_PARTS, LearnerOutput, Parts
+from nanonet.models.learner import NO_PARTS, LearnerOutput, Parts
 
 Stream = Literal["labeled", "unlabeled"]
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nanonet.core.config import setting
 from nanonet.models.attention import AttentionKind
-from nanonet.models.cohort import NO_PARTS, Parts
+from nanonet.models.learner import NO_PARTS, Parts
 from nanonet.objectives.base import OBJECTIVES, Objective, StepView, Stream
 from nanonet.objectives.functional import LogitsDistance, cosine_distance, logits_distance
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanonet.core.bundle import Priors
 from nanonet.core.errors import DataError
 from nanonet.core.machine import usable_cores
 from nanonet.data.checks import fingerprint, text_hashes
@@ -31,7 +32,8 @@ class Scores:
         accuracy: of the shipped learner, 0 to 1.
         macro_f1: of the shipped learner, 0 to 1.
         ece: expected calibration error of its probabilities (15 bins).
-        ece_uncalibrated: the same before its logits were divided by the temperature.
+        ece_uncalibrated: the same before its logits were divided by the temperature and fitted to
+            the shares of the classes.
         coverage: share of rows that get a label: see ``min_confidence``.
         accuracy_covered: of the rows that get a label; None where there are none.
         min_confidence: a row whose most probable class has less gets no label.
@@ -115,8 +117,8 @@ def evaluate_bundle(
     warnings += leaks(table, {"labeled": predictor.seen})
     calibration = predictor.manifest.calibration
     temperature = 1.0 if calibration is None else calibration.temperature
-    least = predictor.min_confidence
-    return _scores(truth, logits, temperature, least, seconds, {}, warnings)
+    raw = _as_learnt(logits, temperature, predictor.manifest.priors)
+    return _scores(truth, logits, raw, predictor.min_confidence, seconds, {}, warnings)
 
 
 def evaluate_run(
@@ -196,8 +198,9 @@ def note_scores(
     best = {name: logits.argmax(-1) for name, logits in found.logits.items()}
     learners = {name: accuracy(found.truth, predicted) for name, predicted in best.items()}
     run, own = RunFolder(path), found.logits[found.selected]
+    raw = _as_learnt(own, run.temperature, run.priors)
     scores = _scores(
-        *(found.truth, own, run.temperature, min_confidence),
+        *(found.truth, own, raw, min_confidence),
         *(found.seconds[found.selected], learners, found.warnings),
     )
     classes = own.shape[1]
@@ -218,16 +221,25 @@ def _truth(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
     return labels.encode(table.labels, table.source, table.rows, table.names)
 
 
+def _as_learnt(
+    logits: NDArray[np.float32], temperature: float, priors: Priors | None
+) -> NDArray[np.float32]:
+    """Return logits (n, C) as they were before they were fitted to anything."""
+    if priors is not None:
+        logits = logits - np.array(priors.offsets, dtype=np.float32)
+    return logits * np.float32(temperature)
+
+
 def _scores(
     truth: NDArray[np.int64],
     logits: NDArray[np.float32],
-    temperature: float,
+    raw: NDArray[np.float32],
     min_confidence: float,
     seconds: float,
     learners: dict[str, float],
     warnings: list[str],
 ) -> Scores:
-    """Return the scores of logits (n, C) that have been divided by a temperature."""
+    """Return the scores of logits (n, C), which were ``raw`` before calibration."""
     probabilities = softmax(logits)
     predicted = probabilities.argmax(-1)
     sure = probabilities.max(-1) >= min_confidence
@@ -235,7 +247,7 @@ def _scores(
         accuracy=accuracy(truth, predicted),
         macro_f1=macro_f1(truth, predicted),
         ece=expected_calibration_error(truth, probabilities),
-        ece_uncalibrated=expected_calibration_error(truth, softmax(logits * temperature)),
+        ece_uncalibrated=expected_calibration_error(truth, softmax(raw)),
         coverage=float(sure.mean()),
         accuracy_covered=accuracy(truth[sure], predicted[sure]) if sure.any() else None,
         min_confidence=min_confidence,

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
-from nanonet.models.cohort import TEACHER, Cohort, LearnerOutput
+from nanonet.models.cohort import TEACHER, Cohort
+from nanonet.models.learner import LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids

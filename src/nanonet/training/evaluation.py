@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanonet.models.cohort import Learner, LearnerOutput
+from nanonet.models.learner import Learner, LearnerOutput
 from nanonet.tasks.base import Row, Window, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.device import Hardware

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.core.bundle import Calibration
+from nanonet.core.bundle import Calibration, Priors
+from nanonet.core.config import Config
 from nanonet.models.cohort import TEACHER
 from nanonet.tasks.base import Row, unit_counts
 from nanonet.tasks.calibration import fit_temperature, smoothed, temperature_of_confidence
+from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
 from nanonet.tasks.stored import random_rows
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.prepare import Prepared
+from nanonet.training.priors import AUTO, estimated_priors, given_priors
 from nanonet.training.selection import Logits, Selection, select_by_agreement, select_by_score
 
 SAMPLE_UNITS = 512  # unlabelled texts, or sentences, on which the cohort's agreement is measured
@@ -21,6 +24,25 @@ SAMPLE_UNITS = 512  # unlabelled texts, or sentences, on which the cohort's agre
 # as often, since they make errors together. Measured in docs/probabilities.md.
 FEWEST_ERRORS, MOST_ERRORS = 1.0, 2.0  # per disagreement
 LARGEST_CHANGE = 2.0  # factor of the temperature that may rest on such an estimate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which learner ships, and what its logits are fitted to; None: nothing."""
+
+    selection: Selection
+    calibration: Calibration | None
+    priors: Priors | None
+
+
+def conclude(prepared: Prepared, config: Config, labels: LabelSet) -> Outcome:
+    """Return what is made of a trained cohort."""
+    answers = ask(prepared, config.seed)
+    selection = select(prepared, answers)
+    calibration = calibrate(prepared, answers, selection.selected)
+    temperature = 1.0 if calibration is None else calibration.temperature
+    priors = find_priors(prepared, config, labels, answers, selection.selected, temperature)
+    return Outcome(selection, calibration, priors)
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,12 @@ def ask(prepared: Prepared, seed: int) -> Answers:
         table = prepared.tables["validation"]
         logits = logits_by_learner(prepared, table.encoded.ids)
         return Answers(logits, table.truth, f"{table.examples} validation rows", table.examples)
+    sample, what = sample_rows(prepared, seed)
+    return Answers(logits_by_learner(prepared, sample), None, what, len(sample))
+
+
+def sample_rows(prepared: Prepared, seed: int) -> tuple[Sequence[Row], str]:
+    """Return some unlabelled rows, or training rows where there are none; and what they are."""
     kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
     table = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     ids = table.encoded.ids
@@ -56,9 +84,7 @@ def ask(prepared: Prepared, seed: int) -> Answers:
     held = np.cumsum(unit_counts(sample))
     sample = sample[: int(np.searchsorted(held, SAMPLE_UNITS)) + 1]
     what = "texts" if prepared.task.outputs.level == "document" else "windows of documents"
-    return Answers(
-        logits_by_learner(prepared, sample), None, f"{len(sample)} {kind} {what}", len(sample)
-    )
+    return sample, f"{len(sample)} {kind} {what}"
 
 
 def logits_by_learner(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logits]:
@@ -108,6 +134,34 @@ def calibrate(prepared: Prepared, answers: Answers, selected: str) -> Calibratio
     temperature = 1.0 if wanted == confidence else temperature_of_confidence(logits, wanted)
     temperature = float(np.clip(temperature, 1 / LARGEST_CHANGE, LARGEST_CHANGE))
     return Calibration(temperature, f"disagreement of the cohort on {answers.rows}", 0)
+
+
+def find_priors(
+    prepared: Prepared,
+    config: Config,
+    labels: LabelSet,
+    answers: Answers,
+    selected: str,
+    temperature: float,
+) -> Priors | None:
+    """Return the class shares that the learner to ship is to be fitted to; None: none.
+
+    Those of the settings, or what the unlabelled texts show, see `estimated_priors`.
+    """
+    truth = prepared.tables["labeled"].truth
+    if (given := given_priors(config, labels, truth)) is not None:
+        return given
+    is_wanted = config.task == "classification" and config.training.class_prior == AUTO
+    if not is_wanted or "unlabeled" not in prepared.tables:
+        return None
+    logits, rows = answers.logits[selected], answers.rows
+    if answers.truth is not None:  # of validation rows, which may be balanced by hand
+        sample, rows = sample_rows(prepared, config.seed)
+        logits = predict_logits(
+            *(prepared.cohort[selected], sample, prepared.hardware),
+            processes=prepared.engine.processes,
+        )
+    return estimated_priors(softmax(logits.astype(np.float64) / temperature), truth, rows)
 
 
 def accuracy_bounds(

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from nanonet.core.config import CohortConfig, Config, PhaseConfig, PropagationConfig
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import did_you_mean
-from nanonet.models.cohort import ATTENTION, NO_PARTS, TEACHER, Parts
+from nanonet.models.cohort import TEACHER
+from nanonet.models.learner import ATTENTION, NO_PARTS, Parts
 from nanonet.models.peft import PEFT
 from nanonet.objectives import Objective
 from nanonet.objectives.base import Stream, build_objectives
+from nanonet.training.priors import check_class_prior
 from nanonet.training.weights import check_class_weight
 
 WARMUP = "warmup"  # the name of the warm-up's phase
@@ -95,6 +97,7 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
     _check_narrow(config)
     warmup_objectives(config)
     check_class_weight(config)
+    check_class_prior(config)
     phases, notices = [], []
     if config.warmup.steps and not has_unlabeled:
         notices.append("no unlabelled text: no warm-up")

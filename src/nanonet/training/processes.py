@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanonet.core.errors import MissingExtraError, RunError
-from nanonet.models.cohort import Chunk, Kind
+from nanonet.models.learner import Chunk, Kind
 
 # How launchers say how many processes there are; accelerate looks for the same.
 COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanonet.core.bundle import Priors
 from nanonet.core.config import Config, build, to_dict
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.core.files import write_json, write_text
@@ -252,6 +253,12 @@ class RunFolder:
         """By what the selected learner's logits are to be divided; 1 where nothing was fitted."""
         calibration = self.read_summary().get("calibration")
         return float(calibration["temperature"]) if calibration else 1.0
+
+    @property
+    def priors(self) -> Priors | None:
+        """The class shares that the selected learner's logits are to be fitted to."""
+        found = self.read_summary().get("priors")
+        return build(Priors, found) if found else None
 
     @property
     def finished(self) -> bool:

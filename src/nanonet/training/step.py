@@ -10,17 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanonet.core.config import ViewConfig
-from nanonet.models.cohort import (
-    NO_PARTS,
-    TEACHER,
-    Chunk,
-    ChunkView,
-    Cohort,
-    Kind,
-    LearnerOutput,
-    Parts,
-    Units,
-)
+from nanonet.models.cohort import TEACHER, Cohort
+from nanonet.models.learner import NO_PARTS, Chunk, ChunkView, Kind, LearnerOutput, Parts, Units
 from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.base import Row, Window, row_lengths, unit_counts
 from nanonet.tasks.tokenization import Ids, length_chunks, pad

@@ -15,6 +15,7 @@ from nanonet.tasks.base import EncodedTable, Task
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.inputs import TrainingTables
+from nanonet.training.priors import given_priors
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.streams import TextFacts, facts_of, text_warnings, token_counts
 from nanonet.training.weights import class_weights
@@ -54,7 +55,9 @@ def read_texts(
     }
     facts = {name: facts_of(table, encoded[name]) for name, table in named.items()}
     warnings += text_warnings(facts)
-    class_weights(config, labels, encoded["labeled"].truth)  # refused now, not after a warm-up
+    # Refused now, not after a warm-up or at the end.
+    class_weights(config, labels, encoded["labeled"].truth)
+    given_priors(config, labels, encoded["labeled"].truth)
     for table in encoded.values():
         warnings += task.encoding_warnings(table, config.data.max_length)
     watched = task.encode(monitor, labels, tokenizer) if monitor else None

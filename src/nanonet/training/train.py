@@ -22,9 +22,10 @@ from nanonet.training.checkpoint import (
 from nanonet.training.device import Hardware, attention_of, own_chance_and_threads
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
 from nanonet.training.inputs import TrainingTables
-from nanonet.training.outcome import ask, calibrate, select
+from nanonet.training.outcome import conclude
 from nanonet.training.plan import WARMUP, make_plan
 from nanonet.training.prepare import Prepared, prepare
+from nanonet.training.priors import describe_priors
 from nanonet.training.processes import Processes, join_processes
 from nanonet.training.profile import OFF, Profile, report_lines
 from nanonet.training.recorder import Recorder, opening
@@ -265,9 +266,8 @@ def _finish(
 ) -> dict[str, Any]:
     cohort = prepared.cohort
     with prepared.engine.profile.span("evaluation"):
-        answers = ask(prepared, config.seed)
-        selection = select(prepared, answers)
-        calibration = calibrate(prepared, answers, selection.selected)
+        outcome = conclude(prepared, config, labels)
+        selection = outcome.selection
     tensors = cohort.own_tensors()
     pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
     summary = {
@@ -276,7 +276,8 @@ def _finish(
         "students": cohort.students,
         "selected": selection.selected,
         "selection": selection.to_dict(),
-        "calibration": None if calibration is None else to_dict(calibration),
+        "calibration": to_dict(outcome.calibration) if outcome.calibration else None,
+        "priors": to_dict(outcome.priors) if outcome.priors else None,
         "layer_maps": {name: list(cohort[name].layer_map) for name in cohort},
         "trainable_parameters": {name: cohort[name].trainable_count() for name in cohort},
         "total_parameters": {name: cohort[name].total_count() for name in cohort},
@@ -307,5 +308,7 @@ def _finish(
         f"trained in {position.seconds:.0f} s; selected {selection.selected}"
         f" ({selection.criterion}; labels used to choose: {selection.labels_used})"
     )
+    if outcome.priors is not None:
+        display.say(describe_priors(outcome.priors, labels))
     prepared.engine.processes.wait()  # for the one that writes
     return summary

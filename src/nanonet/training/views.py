@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nanonet.core.config import ViewConfig
 from nanonet.data.augment import feature_cutoff, shuffled_positions, span_cutoff, token_cutoff
-from nanonet.models.cohort import Chunk, ChunkView, Learner
+from nanonet.models.learner import Chunk, ChunkView, Learner
 
 START_NOISE = 1e-5  # PS-NET's standard deviation of the noise before the first inner step
 SMALL = 1e-6  # PS-NET's addition to the norm of the noise

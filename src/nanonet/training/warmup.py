@@ -21,7 +21,8 @@ from nanonet.core.errors import InterruptedRunError
 from nanonet.core.files import write_bytes
 from nanonet.core.machine import cache_folder
 from nanonet.models.backbones import load_backbone
-from nanonet.models.cohort import TEACHER, Cohort, Learner, build_cohort
+from nanonet.models.cohort import TEACHER, Cohort, build_cohort
+from nanonet.models.learner import Learner
 from nanonet.tasks.base import Row
 from nanonet.tasks.stored import MOST_SHUFFLED
 from nanonet.training.checkpoint import (

@@ -53,14 +53,24 @@ def class_weights(
             return None
         counts = np.bincount(truth, minlength=len(labels))
         return (len(truth) / (len(labels) * counts)).astype(np.float32)
+    weights = np.ones(len(labels), dtype=np.float32)
+    for i, weight in by_class(asked, labels, KEY).items():
+        weights[i] = weight
+    return weights
+
+
+def by_class(asked: Mapping[str, float], labels: LabelSet, key: str) -> dict[int, float]:
+    """Return the numbers of a table of settings by class index; a label goes by value or name.
+
+    Raises:
+        ConfigError: a label that there is not.
+    """
     index = {str(value): i for i, value in enumerate(labels.values)}
     index |= {name: i for i, name in enumerate(labels.names)}
-    weights = np.ones(len(labels), dtype=np.float32)
-    for label, weight in asked.items():
+    for label in asked:
         if label not in index:
             raise ConfigError(
-                f"key '{KEY}.{label}' names no label{did_you_mean(label, list(index))}; there are:"
+                f"key '{key}.{label}' names no label{did_you_mean(label, list(index))}; there are:"
                 f" {', '.join(labels.names)}"
             )
-        weights[index[label]] = weight
-    return weights
+    return {index[label]: number for label, number in asked.items()}
