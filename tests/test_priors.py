@@ -80,6 +80,14 @@ def test_labelled_texts_that_are_not_balanced_are_the_world():
     assert estimated_priors(probabilities, np.array([0] * 8 + [1, 2]), "texts") is None
 
 
+def test_many_classes_need_many_texts():
+    shares = [0.43] + [0.03] * 19
+    truth = np.arange(20).repeat(10)
+    for rows, is_fitted in ((600, True), (599, False)):
+        probabilities, _ = world(shares, rows=rows, spread=3.0)
+        assert (estimated_priors(probabilities, truth, "texts") is not None) == is_fitted
+
+
 def test_shares_by_hand():
     config = make_settings("minilm", "training.class_prior={fruit = 0.7, '1' = 0.2, water = 0.1}")
     found = given_priors(config, LABELS, np.array([0, 1, 1, 2]))

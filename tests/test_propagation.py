@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from nanonet.core.config import PhaseConfig, PropagationConfig
 from nanonet.core.errors import ConfigError, RunError
@@ -123,6 +124,56 @@ def test_labels_equal_an_independent_computation(neighbours, alpha, unlabeled, i
     entropy = -(expected[reached] * np.log(np.maximum(expected[reached], 1e-12))).sum(1)
     clear_first = np.argsort(-found.confidence[reached])
     assert (np.diff(entropy[clear_first]) > -1e-4).all()
+
+
+@pytest.fixture
+def crossed():
+    """Vectors of two classes that stand in two crowds, but not one crowd for each.
+
+    Neighbours tell the crowds apart, a straight line the classes.
+    """
+    rng = np.random.default_rng(0)
+    kinds = np.arange(400) % 2
+    crowds = np.where(rng.random(400) < 0.85, kinds, 1 - kinds)
+    vectors = np.zeros((400, 6))
+    vectors[:, 0], vectors[:, 1] = crowds == 0, crowds == 1
+    vectors[:, 2] = np.where(kinds == 0, 0.6, -0.6) + 0.5 * rng.normal(size=400)
+    return unit(vectors + 0.2 * rng.normal(size=(400, 6))), kinds
+
+
+def test_a_classifier_beside_the_neighbours(crossed):
+    vectors, kinds = crossed
+    both, alone = (
+        propagate(
+            *(vectors[:40], kinds[:40], vectors[40:], 2),
+            PropagationConfig(neighbours=10, classifier=classifier),
+        )
+        for classifier in (True, False)
+    )
+    model = LogisticRegression(C=10, class_weight="balanced").fit(vectors[:40], kinds[:40])
+    own = model.predict_proba(vectors[40:])
+
+    def right(probabilities):
+        return (probabilities.argmax(1) == kinds[40:]).mean()
+
+    assert right(both.probabilities) > right(alone.probabilities)
+    np.testing.assert_allclose(both.probabilities.sum(1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.sort(both.confidence), np.linspace(0, 1, 360), atol=1e-6)
+    # Where they agree, both say the same.
+    agreed = own.argmax(1) == alone.probabilities.argmax(1)
+    assert 0.5 < agreed.mean() < 1.0
+    assert (both.probabilities.argmax(1) == own.argmax(1))[agreed].all()
+    # And what they agree on is trusted more.
+    assert both.confidence[agreed].mean() > both.confidence[~agreed].mean() + 0.2
+
+
+def test_a_classifier_decides_where_no_label_comes():
+    vectors = unit([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0.1], [0, 1, 0, 0.1]])
+    config = PropagationConfig(neighbours=1, classifier=True)
+    found = propagate(vectors[:2], np.array([0, 1]), vectors[2:], 2, config)
+    assert found.probabilities[1:].argmax(1).tolist() == [0, 1]
+    np.testing.assert_allclose(found.probabilities[0], 0.5, atol=1e-3)
+    assert found.confidence[0] == 0.0
 
 
 def test_classes_are_scaled_to_equal_mass():

@@ -261,7 +261,7 @@ def test_the_offline_teacher_rests_while_it_is_imitated():
 
 def test_propagation_in_the_pinned_run_is_clear_and_that_of_the_recipe():
     pin = PINS["nanonet"]
-    assert make_settings("in memory").propagation == PropagationConfig(0.25, 20, 0.95, 30)
+    assert make_settings("in memory").propagation == PropagationConfig(0.25, 20, 0.95, 30, True)
     config = pin.config
     rows = make_rows(config)
     engine = make_engine(config, rows)

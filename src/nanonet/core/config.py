@@ -135,6 +135,7 @@ class PropagationConfig:
     neighbours: int = setting(20, 1)
     alpha: float = setting(0.95, 0.0, 0.999)  # weight of the neighbours against one's own label
     iterations: int = setting(30, 1)
+    classifier: bool = False  # combine them with a logistic regression on the labelled vectors
 
 
 @dataclass(frozen=True)

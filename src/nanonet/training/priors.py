@@ -26,7 +26,8 @@ AUTO, LABELED = "auto", "labeled"
 BALANCED = 1.5
 # What is estimated must be this far from what was learnt, beyond what chance alone would do.
 # Measured in docs/probabilities.md.
-LEAST_DISTANCE = 0.1
+LEAST_DISTANCE = 0.25
+FEWEST_TEXTS = 30  # per class: with fewer, errors of the model pass for shares
 SHOWN = 6  # classes
 
 
@@ -86,7 +87,7 @@ def estimated_priors(probabilities: Floats, truth: NDArray[np.int64], rows: str)
     """Return the shares that unlabelled texts show; None where they are about those learnt.
 
     Also None where the labelled texts are not balanced: they are then taken for a sample of the
-    texts to come.
+    texts to come. And where there are too many classes for so many texts.
 
     Args:
         probabilities: of the learner that ships, calibrated, (n, C).
@@ -94,7 +95,7 @@ def estimated_priors(probabilities: Floats, truth: NDArray[np.int64], rows: str)
         rows: what the unlabelled texts are, in words.
     """
     counts = np.bincount(truth, minlength=probabilities.shape[1])
-    if counts.max() > BALANCED * counts.min():
+    if counts.max() > BALANCED * counts.min() or len(probabilities) < FEWEST_TEXTS * len(counts):
         return None
     learnt = np.array(_learnt(truth, len(counts)))
     shares = estimate_shares(probabilities, learnt)

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nanonet.core.config import PropagationConfig
+from nanonet.tasks.calibration import temperature_of_confidence
+from nanonet.tasks.metrics import Floats, softmax
 
 Vectors = NDArray[np.float32]
 SIMILARITIES_AT_ONCE = 20_000_000  # numbers of the similarity matrix: bounds memory to some 400 MB
+STRENGTH = 10.0  # of the logistic regression: C, the inverse of its penalty's weight
 SHARPNESS = 4  # power of the cosine that weighs an edge
 
 
@@ -50,7 +53,7 @@ def propagate(
         labels: their class indexes (n_l,).
         unlabeled: L2-normalised vectors (n_u, H).
         classes: number of classes C.
-        config: neighbours, alpha and iterations.
+        config: neighbours, alpha, iterations, and whether to `combine` them with a classifier's.
     """
     graph = neighbour_graph(np.concatenate([labeled, unlabeled]), config.neighbours)
     start = np.zeros((graph.shape[0], classes), dtype=np.float32)
@@ -66,11 +69,51 @@ def propagate(
     reached = total > 1e-30
     probabilities = np.where(reached, found / np.maximum(total, 1e-30), uniform)
     exact = probabilities.astype(np.float64)  # flat ones differ by less than 32 bits can hold
-    entropy = -(exact * np.log(np.maximum(exact, 1e-12))).sum(1)
-    # Ranks, since the entropy's scale depends on alpha, on the classes and on the graph.
+    confidence = np.where(reached[:, 0], clearness(exact), 0.0)
+    found = SoftLabels(probabilities.astype(np.float32), confidence.astype(np.float32))
+    return combine(found, labeled, labels, unlabeled) if config.classifier else found
+
+
+def clearness(probabilities: Floats) -> Floats:
+    """Return each row's rank by its entropy, from 0 for the least clear one to 1, (n,).
+
+    Ranks, since the entropy's scale depends on alpha, on the classes and on the graph.
+    """
+    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(1)
     ranks = (-entropy).argsort(kind="stable").argsort(kind="stable")
-    confidence = np.where(reached[:, 0], ranks / max(len(ranks) - 1, 1), 0.0)
-    return SoftLabels(probabilities.astype(np.float32), confidence.astype(np.float32))
+    clear: Floats = ranks / max(len(ranks) - 1, 1)
+    return clear
+
+
+def combine(
+    found: SoftLabels, labeled: Vectors, labels: NDArray[np.int64], unlabeled: Vectors
+) -> SoftLabels:
+    """Return the soft labels on which neighbours and a logistic regression agree.
+
+    The two err in different places: one sees how texts crowd together, the other directions that
+    tell classes apart. Each is brought to a mean confidence that equals the share of texts on which
+    they agree, since the one is flat and the other's scale follows from its penalty; then their
+    geometric mean is taken.
+
+    Args:
+        found: by propagation, of n_u texts.
+        labeled: L2-normalised vectors (n_l, H).
+        labels: their class indexes (n_l,), each class at least once.
+        unlabeled: L2-normalised vectors (n_u, H).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=STRENGTH, class_weight="balanced", tol=1e-6, max_iter=1000)
+    own = model.fit(labeled, labels).predict_proba(unlabeled)
+    spread = found.probabilities.astype(np.float64)
+    agreement = float((own.argmax(1) == spread.argmax(1)).mean())
+    confidence = float(np.clip(agreement, 1.2 / own.shape[1], 0.99))
+    both = np.zeros_like(own)
+    for part in (own, spread):
+        logits = np.log(np.maximum(part, 1e-12))
+        both += logits / temperature_of_confidence(logits, confidence) / 2
+    together = softmax(both)
+    return SoftLabels(together.astype(np.float32), clearness(together).astype(np.float32))
 
 
 def neighbour_graph(vectors: Vectors, neighbours: int) -> sparse.csr_matrix:
