@@ -156,6 +156,7 @@ def test_what_is_filled_in_is_never_overwritten(bundle, corpus, tmp_path):
         (["--data", "{texts}", "-n", 0], "0 is not in the range", 2),
         (["--data", "{texts}"], "Missing option '-n'", 2),
         (["--data", "{texts}", "-n", 2, "--output", "a.xlsx"], "unknown file type", 1),
+        (["--data", "{texts}", "-n", 2, "--output", "no/a.csv"], "folder no does not exist", 1),
         (["--data", "{texts}", "-n", 2, "--output", "{texts}"], "is the file of --data", 2),
         (["--data", "{texts}", "-n", 2, "--set", "data.text_column=body"], "body", 1),
         (["--data", "{texts}", "-n", 2, "--set", "training.steps=3"], "only keys under data", 2),

@@ -83,6 +83,8 @@ def _check_output(output: str, data: str) -> None:
         raise ConfigError(f"--output {output} is the file of --data: choose another file")
     if target.exists():
         raise ConfigError(f"--output {output} is there already, perhaps with labels: move it away")
+    if not target.parent.is_dir():
+        raise DataError(f"cannot write {output}: folder {target.parent} does not exist")
 
 
 def _show(found: "Suggestions") -> None:
