@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nanonet.core.bundle import Priors
-from nanonet.core.errors import ConfigError
+from nanonet.core.bundle import Priors, read_manifest
+from nanonet.core.errors import BundleError, ConfigError
 from nanonet.data.readers import Columns, read_table
 from nanonet.export import export
 from nanonet.runtime.predictor import Predictor
@@ -154,6 +154,18 @@ def test_the_shares_are_in_all_that_is_made_of_a_run(run_folder, tmp_path, table
     assert of_run.accuracy == scores.accuracy
     assert of_run.ece == pytest.approx(scores.ece, abs=1e-4)
     assert of_run.ece_uncalibrated == pytest.approx(scores.ece_uncalibrated, abs=1e-4)
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [1.0, 0.0, 0.0], [], ["a", "b", "c"]])
+def test_a_damaged_bundle(run_folder, tmp_path, shares):
+    run = with_priors(run_folder, tmp_path / "run", Priors([0.8, 0.1, 0.1], [1 / 3] * 3, "a guess"))
+    export(run, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "manifest.json"
+    values = json.loads(path.read_text())
+    values["priors"]["shares"] = shares
+    path.write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="is damaged"):
+        read_manifest(tmp_path / "bundle")
 
 
 def test_a_run_says_what_it_was_fitted_to(train_arguments, tmp_path):

@@ -62,6 +62,13 @@ class Priors:
     learnt: list[float]
     method: str
 
+    def __post_init__(self) -> None:
+        if (
+            len(self.shares) != len(self.learnt)
+            or min([*self.shares, *self.learnt], default=0) <= 0
+        ):
+            raise ValueError("priors: each class needs a share above 0 on both sides")
+
     @property
     def offsets(self) -> list[float]:
         """What has been added to the logit of each class, after the temperature."""
