@@ -17,7 +17,7 @@ from nanonet.runtime.batch import Classify
 from nanonet.scoring import evaluate_bundle, evaluate_run
 from runs import refuse, succeed
 
-TARGET = 0.4  # of a model as small as the tests': its precision is above it, its accuracy too
+TARGET = 0.3  # of a model as small as the tests': its precision is above it, its accuracy too
 
 
 def test_the_bound_is_clopper_pearson_s():

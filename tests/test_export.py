@@ -21,7 +21,7 @@ from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import build_cohort
 from nanonet.models.learner import Learner
 from nanonet.models.peft import PEFT
-from nanonet.training import train as train_module
+from nanonet.training import outcome
 from nanonet.training.checkpoint import list_checkpoints, read_tensors
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
@@ -136,14 +136,14 @@ class Trained:
 
 def train_and_export(folder, out: Path, *settings: str, method: str, **how) -> Trained:
     kept = {}
-    select = train_module.select
+    select = outcome.select
 
     def keep(prepared, answers):
         kept.update({name: prepared.cohort[name] for name in prepared.cohort})
         return select(prepared, answers)
 
     peft = [f"cohort.teacher_peft={method}", f"cohort.student_peft={method}"]
-    with mock.patch.object(train_module, "select", keep):
+    with mock.patch.object(outcome, "select", keep):
         train(make_settings(folder, *peft, *settings), make_tables, out / "run", **how)
     export(out / "run", out / "bundle")
     return Trained(method, out / "run", kept, out / "bundle")

@@ -117,7 +117,7 @@ def test_refused(train_arguments, tmp_path, value, parts):
 
 def test_a_summarizer_has_no_classes(stories, tiny_bert_folder, tmp_path):
     files = ["--task", "summarization", "--labeled", stories / "summarized.jsonl"]
-    asked = ["--set", "training.class_prior=labeled", "--backbone", tiny_bert_folder]
+    asked = ["--set", "training.class_prior={a = 0.5, b = 0.5}", "--backbone", tiny_bert_folder]
     parts = ["training.class_prior is for classification"]
     refuse("train", *files, *asked, "--out", tmp_path / "run", parts=parts, status=2)
 

@@ -39,17 +39,15 @@ def check_class_prior(config: Config) -> None:
             summarizer.
     """
     asked = config.training.class_prior
-    if asked == AUTO:
+    if asked in (AUTO, LABELED):
         return
     if config.task != "classification":
         raise ConfigError(f"{KEY} is for classification: leave it out")
     if isinstance(asked, str):
-        if asked != LABELED:
-            raise ConfigError(
-                f"key '{KEY}' is {asked!r}{did_you_mean(asked, [AUTO, LABELED])}, but must be"
-                f" {AUTO}, {LABELED} or a table of shares such as {{spam = 0.1, ham = 0.9}}"
-            )
-        return
+        raise ConfigError(
+            f"key '{KEY}' is {asked!r}{did_you_mean(asked, [AUTO, LABELED])}, but must be"
+            f" {AUTO}, {LABELED} or a table of shares such as {{spam = 0.1, ham = 0.9}}"
+        )
     for label, share in asked.items():
         if not 0.0 < share < 1.0:
             raise ConfigError(f"key '{KEY}.{label}' is {share}, but must be between 0 and 1")
