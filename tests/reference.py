@@ -287,7 +287,7 @@ def supervised(task: Task) -> Result:
     return log, learners
 
 
-def nanonet(task: Task, neighbours: int = 20) -> Result:
+def nanonet(task: Task, neighbours: int = 20, classifier: bool = False) -> Result:
     """Prepare the teacher, propagate the labels, then learn together."""
     teacher, students = task.teacher(), task.students((2, 4), (1, 4))
     preparation = Optimizers([teacher], 5e-3, 1e-2)
@@ -301,8 +301,9 @@ def nanonet(task: Task, neighbours: int = 20) -> Result:
         log.append(preparation.step(losses, linear(t / first)))
 
     places = teacher.target(task.labeled).pooled, teacher.target(task.unlabeled).pooled
-    spread = propagate(places[0], task.labels, places[1], neighbours)
-    q = agree_on(spread, classify(places[0], task.labels, places[1]))
+    q = propagate(places[0], task.labels, places[1], neighbours)
+    if classifier:
+        q = agree_on(q, classify(places[0], task.labels, places[1]))
     classes, confidence = q.argmax(1), rank_of_clearness(q)
     for t in range(first, task.steps):
         done = (t - first) / (task.steps - first)
@@ -327,7 +328,7 @@ def nanonet(task: Task, neighbours: int = 20) -> Result:
         losses = [
             {
                 "supervised": F.cross_entropy(student.read(x).logits, y),
-                "prediction_distillation": 4 * kl(target.logits / 2, own[k].logits / 2),
+                "prediction_distillation": kl(target.logits, own[k].logits),
                 "representation_distillation": cosine(target.pooled, own[k].pooled),
                 "mutual": mutual(own, k, kl),
             }

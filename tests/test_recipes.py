@@ -65,6 +65,11 @@ PINS = {
     "nanonet": Pin(
         "nanonet", ("training.steps=12", "propagation.neighbours=5"), (("neighbours", 5),)
     ),
+    "nanonet, classifier": Pin(
+        "nanonet",
+        ("training.steps=12", "propagation.neighbours=5", "propagation.classifier=true"),
+        (("neighbours", 5), ("classifier", True)),
+    ),
     "psnet": Pin("psnet", PSNET),
     "psnet with feedback": Pin("psnet", (*PSNET, *BETA, "training.steps=6"), (("beta", 0.8),)),
     "self-training": Pin("self-training", ("training.steps=12",)),
@@ -261,7 +266,7 @@ def test_the_offline_teacher_rests_while_it_is_imitated():
 
 def test_propagation_in_the_pinned_run_is_clear_and_that_of_the_recipe():
     pin = PINS["nanonet"]
-    assert make_settings("in memory").propagation == PropagationConfig(0.25, 20, 0.95, 30, True)
+    assert make_settings("in memory").propagation == PropagationConfig(0.25, 20, 0.95, 30)
     config = pin.config
     rows = make_rows(config)
     engine = make_engine(config, rows)
