@@ -8,6 +8,7 @@ import pytest
 from nanonet import NanoNetClassifier
 from nanonet.core.errors import ConfigError, DataError
 from nanonet.data.readers import Columns, read_table, table_from_lists
+from nanonet.data.writers import write_table
 from nanonet.scoring import suggest_by_bundle, suggest_by_run
 from nanonet.tasks.informative import most_informative
 from runs import refuse, succeed
@@ -125,19 +126,29 @@ def test_the_command_line_shows_rows_guesses_and_texts(run_folder, corpus):
 
 
 @pytest.mark.parametrize("name", ["to_label.csv", "to_label.jsonl", "to_label.parquet"])
-def test_a_file_to_fill_in_can_be_trained_on_once_it_is_filled_in(bundle, corpus, tmp_path, name):
+def test_a_file_to_fill_in_has_labels_once_it_is_filled_in(bundle, corpus, tmp_path, name):
     out = tmp_path / name
     data = corpus / "unlabeled.csv"
     said = succeed("suggest", bundle, "--data", data, "-n", 6, "--output", out)
     assert said.out == ""
     with pytest.raises(DataError, match="no label; label this row or remove it"):
         read_table(out, Columns(), labels="required")
-    found = read_table(out, Columns(), labels="ignored")
-    assert len(found.texts) == 6
-    if name.endswith(".csv"):
-        rows = list(csv.DictReader(out.read_text().splitlines()))
-        assert set(rows[0]) == {"text", "label", "row", "guess", "guess_name", "probability"}
-        assert {r["guess"] for r in rows} <= {"0", "1", "2"}
+    hints = read_table(out, Columns(label="guess"), labels="required")
+    assert len(hints.texts) == 6
+    assert set(hints.labels) <= {0, 1, 2}
+    filled = tmp_path / f"filled_{name}"
+    write_table(filled, {"text": hints.texts, "label": hints.labels, "guess": hints.labels})
+    assert read_table(filled, Columns(), labels="required").labels == hints.labels
+
+
+def test_the_columns_of_a_file_to_fill_in(bundle, corpus, tmp_path):
+    out = tmp_path / "to_label.csv"
+    succeed("suggest", bundle, "--data", corpus / "unlabeled.csv", "-n", 4, "--output", out)
+    for row in csv.DictReader(out.read_text().splitlines()):
+        assert set(row) == {"text", "label", "row", "guess", "guess_name", "probability"}
+        assert row["label"] == ""
+        assert row["guess_name"] == ["fruit", "metal", "water"][int(row["guess"])]
+        assert 1 / 3 <= float(row["probability"]) <= 1
 
 
 def test_what_is_filled_in_is_never_overwritten(bundle, corpus, tmp_path):
