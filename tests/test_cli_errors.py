@@ -314,6 +314,14 @@ def test_a_run_with_a_damaged_file(run_folder, tmp_path, name):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_run_whose_configuration_is_cut_at_the_end_of_a_table(run_folder, tmp_path):
+    """What is left is valid TOML, but lacks what the run read."""
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    content = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(content[: content.index("[inputs")])
+    refuse("export", run, "--out", tmp_path / "b", parts=[str(run / "config.toml"), "[inputs]"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts", "status"),
     [

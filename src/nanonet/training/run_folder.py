@@ -180,7 +180,9 @@ class RunFolder:
             raise RunError(f"{self.path} is not a run folder: it has no config.toml")
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-            inputs = values.pop("inputs", {})
+            inputs = values.pop("inputs", None)
+            if not isinstance(inputs, dict):
+                raise ConfigError("its table [inputs], the last of the file, is missing")
             return build(Config, values), inputs
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
             raise RunError(f"{path} cannot be used: {error}") from None
