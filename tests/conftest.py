@@ -1,6 +1,7 @@
 """Shared fixtures: small random encoders, and the shared data sets where present."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,21 @@ def _one_thread() -> None:
     except ModuleNotFoundError:
         return
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_graphs() -> Iterator[None]:
+    """Most tests that export a model are not about torch's exporter, which takes seconds."""
+    try:
+        import torch.onnx
+    except ModuleNotFoundError:
+        yield
+        return
+    from graphs import SharedGraphs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", SharedGraphs(torch.onnx.export))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
