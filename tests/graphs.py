@@ -61,8 +61,8 @@ def _architecture(model: Any, args: tuple[Any, ...], settings: Any) -> str:
 
 
 def _shapes_the_graph(name: str, value: Any) -> bool:
-    if name in ("peft", "layer_map", "layer_idx"):  # where the weights are from
-        return False
+    if name.startswith("_") or name in ("training", "peft", "layer_map", "layer_idx"):
+        return False  # where the weights are from
     if isinstance(value, tuple):
         return all(_shapes_the_graph(name, v) for v in value)
     return value is None or isinstance(value, bool | int | float | str)

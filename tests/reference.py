@@ -254,15 +254,16 @@ def cut_tokens(uniform: Rows, share: float) -> Rows:
 def adversary(learner: Learner, rows: Rows, normal: Rows, inner_steps: int) -> Rows:
     """Return noise that moves a learner's logits (PS-NET's virtual adversary).
 
-    From 1e-5 N(0, 1), each inner step goes along the gradient of the MSE between the logits with
-    noise and without, and scales the noise to norm 1 per token.
+    From 1e-5 N(0, 1), each inner step goes along the gradient of the squared differences between
+    the logits with noise and without, which PS-NET's code sums, and scales the noise to norm 1 per
+    token.
     """
     clean = learner.target(rows).logits
     noise = [1e-5 * numbers for numbers in normal]
     for _ in range(inner_steps):
         for d in noise:
             d.requires_grad_()
-        loss = F.mse_loss(learner.read(rows, noise=noise).logits, clean)
+        loss = F.mse_loss(learner.read(rows, noise=noise).logits, clean, reduction="sum")
         gradients = torch.autograd.grad(loss, noise)
         moved = [d.detach() + 1e-3 * g for d, g in zip(noise, gradients, strict=True)]
         noise = [d / (d.norm(dim=-1, keepdim=True) + 1e-6) for d in moved]

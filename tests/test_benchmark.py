@@ -1,6 +1,7 @@
 """The benchmark: suites, ablation, cells in processes of their own, tables."""
 
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -635,6 +636,17 @@ def test_one_view_is_changed_at_a_time():
         if variant.group == "views":
             ((key, value),) = variant.overrides["views"].items()
             assert value == (0 if variant.name.startswith("no-") else VIEWS[key])
+
+
+def test_views_of_single_students_are_switched_off_too():
+    views = {v.name: config_of("disco", v.name).views for v in variants(tables_of("disco"), DEPTH)}
+    reference = [views["reference"].of(f"student{k}") for k in (1, 2)]
+    assert [(v.adversarial, v.token_cutoff) for v in reference] == [(5, 0), (0, 0.2)]
+    for name, view in (("no-adversarial", "adversarial"), ("no-token-cutoff", "token_cutoff")):
+        seen = [views[name].of(f"student{k}") for k in (1, 2)]
+        assert seen == [dataclasses.replace(v, **{view: 0}) for v in reference]
+    assert not {"adversarial", "token-cutoff"} & views.keys()
+    assert views["shuffle"].of("student1").shuffle == VIEWS["shuffle"]
 
 
 def test_without_a_teacher_only_students_learn():

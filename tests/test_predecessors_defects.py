@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -20,7 +21,8 @@ from nanonet.training import engine as engine_module
 from nanonet.training import outcome
 from nanonet.training.checkpoint import read_tensors, write_tensors
 from nanonet.training.evaluation import predict_logits
-from nanonet.training.selection import select_by_agreement, select_by_score
+from nanonet.training.selection import select_by_agreement
+from nanonet.training.tasks import make_task
 from nanonet.training.train import train
 from runs import succeed
 from test_engine import FP32, dropout, make_engine, phase_step, run, same, tensors
@@ -229,9 +231,15 @@ def test_no_row_of_a_validation_file_is_dropped(tmp_path, tiny_bert_folder, monk
     assert scored == [{21}]
 
 
-def by_accuracy(logits, truth):
-    scores = {n: accuracy(truth, z.argmax(-1)) for n, z in logits.items() if n != "teacher"}
-    return select_by_score(logits, scores, "accuracy", len(truth))
+def by_labels_of(logits, truth):
+    """Choose as a run of the default task does that has validation rows."""
+    students = [name for name in logits if name != "teacher"]
+    prepared = SimpleNamespace(
+        cohort=SimpleNamespace(students=students),
+        tables={"validation": SimpleNamespace(truth=truth)},
+        task=make_task(Config()),
+    )
+    return outcome.select(prepared, outcome.Answers(logits, truth, "rows", len(truth)))
 
 
 def test_the_choice_is_by_one_figure_and_among_students_only():
@@ -245,7 +253,7 @@ def test_the_choice_is_by_one_figure_and_among_students_only():
         "student1": logits(1, 0, 1, 0),
         "student2": logits(0, 1, 1, 1),
     }
-    by_labels = by_accuracy(outputs, truth)
+    by_labels = by_labels_of(outputs, truth)
     assert (by_labels.selected, by_labels.labels_used) == ("student2", 4)
     assert by_labels.scores == {"student1": 0.5, "student2": 0.75}
     by_agreement = select_by_agreement(outputs, "4 texts")
@@ -253,7 +261,7 @@ def test_the_choice_is_by_one_figure_and_among_students_only():
     assert set(by_agreement.scores) == {"student1", "student2"}
     tied = outputs | {"student1": logits(0, 1, 1, 1), "student2": logits(1, 1, 1, 0)}
     tied["teacher"] = logits(1, 1, 1, 0)
-    assert by_accuracy(tied, truth).selected == "student2"  # agrees more with the cohort
+    assert by_labels_of(tied, truth).selected == "student2"  # agrees more with the cohort
 
 
 def test_the_sum_of_metrics_decides_nothing():
@@ -266,7 +274,7 @@ def test_the_sum_of_metrics_decides_nothing():
     assert scores["student1"][0] > scores["student2"][0]
     assert sum(scores["student1"]) < sum(scores["student2"])
     logits = {name: 4 * np.eye(2, dtype=np.float32)[g] for name, g in guesses.items()}
-    assert by_accuracy(logits, truth).selected == "student1"
+    assert by_labels_of(logits, truth).selected == "student1"
 
 
 def test_the_last_step_is_what_is_kept_whatever_a_checkpoint_scored(tmp_path, tiny_bert_folder):

@@ -396,10 +396,8 @@ def added(module: nn.Module, noise: Tensor):
         handle.remove()
 
 
-def noise_by_hand(
-    model, head, chunk: Chunk, steps: int, rate: float, start: Tensor, rows: int
-) -> Tensor:
-    """PS-NET's rule in a batch of so many rows, with Hugging Face's model and torch alone."""
+def noise_by_hand(model, head, chunk: Chunk, steps: int, rate: float, start: Tensor) -> Tensor:
+    """PS-NET's rule, with Hugging Face's model and torch alone."""
 
     def logits(noise: Tensor) -> Tensor:
         with added(model.embeddings, noise):
@@ -412,7 +410,7 @@ def noise_by_hand(
     noise = start
     for _ in range(steps):
         noise = noise.detach().requires_grad_()
-        loss = (logits(noise) - clean).pow(2).sum() / (rows * clean.shape[1])
+        loss = (logits(noise) - clean).pow(2).sum()
         loss.backward()
         noise = noise.detach() + rate * noise.grad
         noise = noise / (noise.pow(2).sum(-1, keepdim=True).sqrt() + 1e-6)
@@ -427,9 +425,9 @@ def test_adversarial_noise_is_ps_net_s(family, steps, rate):
     model = make_model(FAMILIES[family]())  # of the same weights
     chunk = make_chunk([12, 5, 9])
     view = ChunkView(chunk.attention_mask)
-    noise = adversarial_noise(teacher, chunk, view, steps, rate / 3, chance(5))
+    noise = adversarial_noise(teacher, chunk, view, steps, rate, chance(5))
     start = 1e-5 * torch.randn((3, 12, 32), generator=chance(5))
-    expected = noise_by_hand(model, teacher.head.linear, chunk, steps, rate, start, rows=3)
+    expected = noise_by_hand(model, teacher.head.linear, chunk, steps, rate, start)
     torch.testing.assert_close(noise, expected, rtol=0, atol=1e-5)
     if steps == 0:
         assert torch.equal(noise, start)
@@ -454,7 +452,7 @@ def test_noise_is_that_of_the_whole_batch_however_it_is_cut_into_chunks(family):
     generator = chance(5)
     for chunk, ours in zip(chunks, seen, strict=True):
         start = 1e-5 * torch.randn((*chunk.input_ids.shape, 32), generator=generator)
-        noise = noise_by_hand(model, teacher.head.linear, chunk, 3, 5.0, start, rows=3)
+        noise = noise_by_hand(model, teacher.head.linear, chunk, 3, 5.0, start)
         expected = torch.where((chunk.rows >= 2)[:, None, None], noise, 0)
         torch.testing.assert_close(ours.noise, expected, rtol=0, atol=1e-4)
 
@@ -473,7 +471,7 @@ def test_inner_steps_grow_with_the_run():
         view = ViewConfig(adversarial=setting, adversarial_rate=2.0)
         (seen,) = make_views(view, learner, [chunk], 0, progress, chance(1))
         plain = ChunkView(chunk.attention_mask)
-        expected = adversarial_noise(learner, chunk, plain, steps, 2.0 / 2, chance(1))
+        expected = adversarial_noise(learner, chunk, plain, steps, 2.0, chance(1))
         assert torch.equal(seen.noise, expected)
 
 
@@ -490,7 +488,7 @@ def test_the_noise_of_a_step_has_the_inner_steps_of_its_place_in_the_run(monkeyp
     steps = [s for s, _ in asked]
     assert sorted(set(steps)) == [0, 1, 2, 3]  # floor(4 t / 6)
     assert steps == sorted(steps)
-    assert {rate for _, rate in asked} == {0.5 / 8}  # of 8 unlabelled rows
+    assert {rate for _, rate in asked} == {0.5}
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -13,10 +13,12 @@ from typing import Any
 
 from nanonet.core.config import Config, PhaseConfig, build, merge
 from nanonet.core.errors import ConfigError
+from nanonet.models.cohort import TEACHER
 from nanonet.models.layer_maps import LayerMap, layer_maps
 from nanonet.models.peft import PEFT
 from nanonet.objectives import Objective
 from nanonet.objectives.base import build_objectives
+from nanonet.training.plan import learner_names
 
 Tables = dict[str, Any]
 
@@ -274,13 +276,18 @@ def _without_objectives(recipe: _Recipe) -> Iterator[Variant]:
 
 
 def _views(recipe: _Recipe) -> Iterator[Variant]:
-    """Each view on its own: off where the recipe has it, added where it has not."""
+    """Each view on its own: off where a student has it, added to all where none has."""
     if not recipe.students_read_unlabeled:
         return
+    views = recipe.config.views
+    students = [name for name in learner_names(recipe.config.cohort) if name != TEACHER]
     for view, value in VIEWS.items():
-        is_on = getattr(recipe.config.views, view) > 0
+        is_on = any(getattr(views.of(name), view) > 0 for name in students)
+        changed: Tables = {view: 0 if is_on else value}
+        if own := [name for name in students if view in views.learners.get(name, {})]:
+            changed["learners"] = {name: dict(changed) for name in own}
         name = f"{'no-' if is_on else ''}{view.replace('_', '-')}"
-        yield Variant("views", name, {"views": {view: 0 if is_on else value}})
+        yield Variant("views", name, {"views": changed})
 
 
 def _warmup(recipe: _Recipe) -> Iterator[Variant]:

@@ -4,7 +4,8 @@ Sources: PS-NET (arXiv 2412.00883) and DisCo (arXiv 2305.12074), their published
 are counted from 1; 0 is the embedding output. ``L`` is the teacher's depth, ``l`` the student's.
 
 Where L is not a multiple of l (the predecessors assert that it is), the i-th of the l layers is
-the one at ``floor(i * L / l)``, which is what the formulas below give when L is a multiple.
+the one at ``floor(i * L / l)``, which is what the formulas below give when L is a multiple. Blocks
+that count from the back end at L, also where L is no multiple.
 """
 
 import itertools
@@ -69,13 +70,15 @@ def layer_maps(
     if not isinstance(kind, str):
         if len(kind) != students:
             raise ConfigError(
-                f"cohort.layer_map lists {len(kind)} students, but cohort.students is {students}"
+                f"cohort.layer_map lists {len(kind)} students, but cohort.students is {students}:"
+                " list the layers of each, or change cohort.students"
             )
         maps = [tuple(m) for m in kind]
     else:
         if layers > depth:
             raise ConfigError(
-                f"cohort.student_layers is {layers}, but the backbone has {depth} layers"
+                f"cohort.student_layers is {layers}, but the backbone has {depth} layers: take"
+                " fewer, or a deeper backbone"
             )
         rule = LAYER_MAPS.get(kind)
         maps = [rule(depth, layers, k, students) for k in range(students)]

@@ -57,15 +57,13 @@ def make_views(
             left out.
     """
     views = []
-    unlabeled = sum(int((chunk.unit_rows >= first).sum()) for chunk in chunks)
     for i, chunk in enumerate(chunks):
         own = None if places is None else places[i]
         changed = (chunk.rows >= first)[:, None]
         seen, noise = _perturb(view, learner, chunk, changed, generator), None
         if view.adversarial:
             steps = math.floor(view.adversarial * progress)
-            # The gradient of a mean over the unlabelled units, however they are cut into chunks.
-            rate = view.adversarial_rate / max(unlabeled, 1)
+            rate = view.adversarial_rate
             noise = adversarial_noise(learner, chunk, seen, steps, rate, generator, own)
         if own is not None:
             if len(own) == 0:
@@ -112,10 +110,10 @@ def adversarial_noise(
 ) -> Tensor:
     """Return noise (b, T, H) that moves the learner's logits (PS-NET's virtual adversary).
 
-    The noise d starts at 1e-5 N(0, 1). Each inner step takes the gradient g of the sum over units
-    of the MSE (a mean over classes) between the logits with noise and those without, and sets d to
-    (d + rate g) / (its norm per token + 1e-6). PS-NET's g is of the mean over the batch: give its
-    rate divided by the rows of the batch. With ``own``, only for these rows of the chunk.
+    The noise d starts at 1e-5 N(0, 1). Each inner step takes the gradient g of the squared
+    differences between the logits with noise and those without, summed over units and classes as in
+    PS-NET's code, and sets d to (d + rate g) / (its norm per token + 1e-6). As it is a sum, no
+    row's noise depends on the others. With ``own``, only for these rows of the chunk.
     """
     shape = (*chunk.input_ids.shape, learner.encoder.hidden_size)
     noise = (START_NOISE * torch.randn(shape, generator=generator)).to(chunk.input_ids.device)
@@ -129,7 +127,7 @@ def adversarial_noise(
     for _ in range(steps):
         noise.requires_grad_()
         logits = _logits(learner, embedded + noise.to(embedded.dtype), chunk, view)
-        loss = F.mse_loss(logits, clean, reduction="none").mean(-1).sum()
+        loss = F.mse_loss(logits, clean, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, noise)
         moved = noise.detach() + rate * gradient
         noise = moved / (moved.norm(dim=-1, keepdim=True) + SMALL)
