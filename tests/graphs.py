@@ -1,7 +1,7 @@
 """One ONNX graph for all models of one architecture.
 
 torch's exporter takes seconds whatever the model's size, and many tests export one. Models
-that differ in nothing but weights get the graph of the first, with their own weights in it. That they
+that differ in nothing but weights get the graph of the first, with weights of their own. That they
 compute what torch computes is checked at every export, by `nanonet.export.graph.check_parity`.
 """
 

@@ -167,8 +167,11 @@ class Task:
 class Optimizers:
     """One AdamW per learner of a phase; gradients are clipped learner by learner."""
 
-    def __init__(self, learners: list[Learner], encoder: float, head: float) -> None:
+    def __init__(
+        self, learners: list[Learner], encoder: float, head: float, clip: float = 1.0
+    ) -> None:
         self.learners = learners
+        self.clip = clip
         self.adams = []
         for learner in learners:
             groups: list[dict[str, Any]] = [{"params": [], "lr": r} for r in (encoder, head)]
@@ -192,7 +195,8 @@ class Optimizers:
         for learner, adam, own in zip(self.learners, self.adams, losses, strict=True):
             adam.zero_grad()
             sum(weights.get(name, 1.0) * loss for name, loss in own.items()).backward()
-            nn.utils.clip_grad_norm_([p for p in learner.parameters() if p.requires_grad], 1.0)
+            trained = [p for p in learner.parameters() if p.requires_grad]
+            nn.utils.clip_grad_norm_(trained, self.clip)
             for group, peak in zip(adam.param_groups, self.peaks, strict=True):
                 group["lr"] = peak * factor
             adam.step()
@@ -422,10 +426,10 @@ IMITATED = ((0, 1, 2), (2, 3, 4))  # the embedding output imitates the state tha
 def psnet(task: Task, beta: float = 1.0) -> Result:
     """PS-NET: four updates in each step, each with optimizers of its own."""
     teacher, students = task.teacher(full=True), task.students(*BLOCKS, full=True)
-    supervision = Optimizers(students, 3e-4, 3e-4)
-    teaching = Optimizers([teacher], 2e-5, 2e-5)
+    supervision = Optimizers(students, 3e-4, 3e-4, clip=math.inf)
+    teaching = Optimizers([teacher], 2e-5, 2e-5, clip=math.inf)
     representation = Optimizers(students, 7e-4, 7e-4)
-    prediction = Optimizers(students, 5e-4, 5e-4)
+    prediction = Optimizers(students, 5e-4, 5e-4, clip=math.inf)
     log: Log = []
     for t in range(task.steps):
         done = t / task.steps
