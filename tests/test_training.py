@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanonet.core.config import read_recipe, recipe_names
+from nanonet.core.config import make_config, read_recipe, recipe_names
 from nanonet.core.errors import BackboneError, ConfigError, DataError, RunError
 from nanonet.data.readers import table_from_lists
 from nanonet.models.encoders import BertEncoder
 from nanonet.models.peft import PEFT, PeftMethod
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.inputs import TrainingTables
+from nanonet.training.plan import with_enough_steps
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.train import train
 from test_peft import counts
@@ -493,3 +494,37 @@ def test_runs_that_cannot_be_started_from(tmp_path, bert, tiny_modernbert_folder
     path = first / "learners.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     refuse("learners.safetensors is damaged")
+
+
+# as many steps as the labels take
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "batch", "steps"),
+    [
+        (40, 4, 16, 200),  # the recipe's
+        (770, 77, 16, 578),  # 120 rows of each class
+        (7700, 77, 16, 1444),  # three passes over all
+        (770, 77, 64, 200),
+    ],
+)
+def test_many_classes_or_labels_take_more_steps(labels, classes, batch, steps):
+    config = make_config("nanonet", {"training": {"labeled_batch": batch}})
+    assert with_enough_steps(config, labels, classes).training.steps == steps
+    fixed = make_config("nanonet", {"training": {"steps": 7, "labeled_batch": batch}})
+    assert with_enough_steps(fixed, labels, classes) == fixed  # who says how many gets so many
+
+
+def test_a_run_takes_the_steps_its_labels_ask_for_and_is_resumed_so(tmp_path, tiny_bert_folder):
+    out, tables = tmp_path / "run", make_tables()
+    more = ("training.more_steps=true", "training.labeled_batch=90")
+    config = make_settings(tiny_bert_folder, "training.steps=2", *more)
+    summary = train(config, lambda: tables, out)
+    assert (summary["steps"], summary["finished"]) == (4, True)  # 3 classes * 120 rows / 90
+    assert RunFolder(out).read_config()[0].training.steps == 4
+    (out / "summary.json").unlink()
+    assert train(config, lambda: tables, out, mode="resume")["steps"] == 4
+    (out / "summary.json").unlink()
+    larger = make_tables(labeled=45)  # 135 labels: five steps
+    with pytest.raises(RunError, match="labeled differs"):
+        train(config, lambda: larger, out, mode="resume")

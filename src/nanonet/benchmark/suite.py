@@ -11,6 +11,11 @@
     exclude = "questions/validation.parquet"
     labeled_per_class = 10
 
+    [datasets.questions-among-news]
+    train = "questions/train.parquet"
+    test = "questions/test.parquet"
+    foreign = "news/train.parquet"        # half of the texts without labels are news
+
     [run]
     draws = 5                             # label draws 0 to 4
     seeds = 1                             # training seeds from 0
@@ -47,6 +52,23 @@ class DatasetConfig:
     text_column: str = "text"
     label_column: str = "label"
     label_name_column: str = "label_name"
+    # What makes it hard; test rows stay as they are.
+    imbalance: float = setting(1.0, 1.0)  # the first class is so many times as common as the last
+    wrong_labels: float = setting(0.0, 0.0, 0.9)  # share of labelled rows with another's label
+    foreign: str = ""  # a file whose texts are mixed into those without labels; "": none
+    foreign_share: float = setting(0.5, 0.01, 0.99)  # of the texts without labels, where mixed in
+
+    @property
+    def hardships(self) -> dict[str, Any]:
+        """What makes it hard: nothing, for most."""
+        found: dict[str, Any] = {}
+        if self.imbalance > 1.0:
+            found["imbalance"] = self.imbalance
+        if self.wrong_labels > 0.0:
+            found["wrong_labels"] = self.wrong_labels
+        if self.foreign:
+            found |= {"foreign": self.foreign, "foreign_share": self.foreign_share}
+        return found
 
     @property
     def columns(self) -> Columns:

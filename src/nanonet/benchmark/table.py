@@ -107,7 +107,7 @@ def title(results: Results) -> str:
 def notes(results: Results) -> list[str]:
     """Return what the figures rest on: data, draws, seeds, hardware, versions, dates."""
     cells, run = results["cells"], results["run"]
-    lines = [_about_data(name, about) for name, about in results["datasets"].items()]
+    lines = [about_data(name, about) for name, about in results["datasets"].items()]
     lines.append(
         f"Draws: {_range(run['draws'])}; training seeds: {_range(run['seeds'])}; cells per method"
         f" and data set: {run['draws'] * run['seeds']}."
@@ -129,13 +129,27 @@ def notes(results: Results) -> list[str]:
     return lines
 
 
-def _about_data(name: str, about: Mapping[str, Any]) -> str:
+def about_data(name: str, about: Mapping[str, Any]) -> str:
+    """Return what a reader should know of a data set, from `Dataset.describe`."""
     kept_out = f", none of {about['exclude']}" if about["exclude"] else ""
     return (
         f"Data {name}: {about['labeled_per_class']} labels for each of {about['classes']} classes,"
         f" drawn from {about['train']} ({about['train_rows']:,} rows{kept_out}); the rest without"
-        f" labels; scored on {about['test_rows']:,} rows of {about['test']}."
+        f" labels; scored on {about['test_rows']:,} rows of {about['test']}.{_hardships(about)}"
     )
+
+
+def _hardships(about: Mapping[str, Any]) -> str:
+    """Return what makes a data set hard."""
+    told = []
+    if "imbalance" in about:
+        told.append(f"the first class {about['imbalance']:g} times as common as the last")
+    if "wrong_labels" in about:
+        told.append(f"{about['wrong_labels']:.0%} of the labels wrong")
+    if "foreign" in about:
+        share = f"{about['foreign_share']:.0%}"
+        told.append(f"{share} of the texts without labels from {about['foreign']}")
+    return f" Made hard: {', '.join(told)}." if told else ""
 
 
 def _range(count: int) -> str:

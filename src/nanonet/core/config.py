@@ -143,6 +143,9 @@ class TrainingConfig:
     """The loop."""
 
     steps: int = setting(300, 1)
+    more_steps: bool = (
+        False  # take more where there are many classes or labels, see plan.with_enough_steps
+    )
     labeled_batch: int = setting(16, 1)  # rows per step
     unlabeled_batch: int = setting(64, 1)  # rows per step at most
     token_budget: int = setting(6144, 64)  # unlabelled tokens per step at most
@@ -376,6 +379,9 @@ def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
         raise ConfigError(f"key 'recipe' is {overrides['recipe']!r}, but recipe '{recipe}' is used")
     values = merge(tables, overrides)
     values["recipe"] = recipe
+    training = overrides.get("training")
+    if isinstance(training, Mapping) and "steps" in training and "more_steps" not in training:
+        values["training"]["more_steps"] = False  # who says how many gets so many
     known, phases = tables.get("phases", {}), overrides.get("phases", {})
     known = known if _is_table(known) else {}
     added = {n: p for n, p in phases.items() if n not in known} if _is_table(phases) else {}

@@ -1,6 +1,7 @@
 """The plan of a run: which learners step on which objectives, checked before any data loads."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from nanonet.core.config import CohortConfig, Config, PhaseConfig, PropagationConfig
 from nanonet.core.errors import ConfigError
@@ -14,6 +15,8 @@ from nanonet.training.priors import check_class_prior
 from nanonet.training.weights import check_class_weight
 
 WARMUP = "warmup"  # the name of the warm-up's phase
+# Labelled rows that a class needs, and passes over all of them. Measured in docs/experiments.md.
+ROWS_PER_CLASS, PASSES = 120, 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,20 @@ def learner_names(cohort: CohortConfig) -> list[str]:
     """Return the names of the learners that a configuration asks for."""
     teacher = [TEACHER] if cohort.teacher else []
     return teacher + [f"student{k + 1}" for k in range(cohort.students)]
+
+
+def with_enough_steps(config: Config, labels: int, classes: int) -> Config:
+    """Return the settings with the steps that so many labelled texts and classes take.
+
+    Where the recipe leaves it open (``training.more_steps``), no fewer than `ROWS_PER_CLASS`
+    labelled rows of each class, and no fewer than `PASSES` over all of them.
+    """
+    training = config.training
+    if not training.more_steps:
+        return config
+    rows = max(ROWS_PER_CLASS * classes, PASSES * labels)
+    steps = max(training.steps, math.ceil(rows / training.labeled_batch))
+    return replace(config, training=replace(training, steps=steps))
 
 
 def make_plan(config: Config, has_unlabeled: bool) -> Plan:

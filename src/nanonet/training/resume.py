@@ -57,6 +57,8 @@ def check_resumable(
         RunError: names what differs.
     """
     saved, saved_inputs = run.read_config()
+    if saved.training.more_steps and config.training.more_steps:  # steps follow from the data
+        config = replace(config, training=replace(config.training, steps=saved.training.steps))
     check_same(saved, config, run.path)
     source = saved_inputs.pop("init", {}).get("source")
     if init is not None and str(init) != source:

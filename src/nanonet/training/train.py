@@ -23,7 +23,7 @@ from nanonet.training.device import Hardware, attention_of, own_chance_and_threa
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.outcome import conclude
-from nanonet.training.plan import WARMUP, make_plan
+from nanonet.training.plan import WARMUP, make_plan, with_enough_steps
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.priors import describe_priors
 from nanonet.training.processes import Processes, join_processes
@@ -88,6 +88,7 @@ def train(
     task = make_task(config)
     with clock.span("reading"):
         texts = read_texts(config, backbone, task, read_data(), monitor)
+    config = with_enough_steps(config, texts.facts["labeled"].count, len(texts.labels))
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     inputs = describe(texts.facts, backbone, start)
