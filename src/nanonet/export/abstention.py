@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from nanonet.core.bundle import MODEL, Abstention
 from nanonet.core.config import Config
@@ -28,7 +28,7 @@ def lower_bound(right: int, rows: int) -> float:
 
     With 95% confidence the true precision is no lower.
     """
-    return float(beta.ppf(1 - LEVEL, right, rows - right + 1)) if right else 0.0
+    return float(betaincinv(right, rows - right + 1, 1 - LEVEL)) if right else 0.0
 
 
 def fewest_rows(target: float) -> int:
