@@ -1,11 +1,14 @@
 """What several commands need: options, imports of extras, files."""
 
+import json
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nanonet.core.bundle import MANIFEST, is_bundle
 from nanonet.core.config import DataConfig, build, parse_set
 from nanonet.core.errors import ConfigError, DataError, MissingExtraError, NanoNetError
 
@@ -56,6 +59,18 @@ def read(file: str, settings: tuple[str, ...], **how: Any) -> Any:
     return read_table(
         file, Columns(data.text_column, data.label_column, data.label_name_column), **how
     )
+
+
+def task_of(path: Path) -> str:
+    """Return the task of a folder's bundle or run, whole or not; empty where it cannot be told."""
+    try:
+        if is_bundle(path):
+            values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        else:
+            values = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""  # whoever loads it will say what is wrong
+    return str(values.get("task", ""))
 
 
 def existing_run_or_bundle(path: str) -> Path:

@@ -5,6 +5,12 @@ import json
 import click
 
 from nanonet.cli.common import data_set_option, existing_run_or_bundle, need, read
+from nanonet.cli.multilabel import (
+    evaluate_labels,
+    is_multilabel,
+    refuse_threshold,
+    threshold_option,
+)
 from nanonet.cli.summaries import (
     block_option,
     budget_option,
@@ -26,6 +32,7 @@ from nanonet.core.errors import ConfigError, DataError
     " says]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line, one JSON object.")
+@threshold_option
 @budget_option
 @block_option
 @data_set_option
@@ -34,25 +41,33 @@ def evaluate(
     data: str,
     min_confidence: float | None,
     as_json: bool,
+    threshold: float | None,
     budget: str | None,
     block_trigrams: bool | None,
     settings: tuple[str, ...],
 ) -> None:
     """Score a run (all its learners) or a bundle (without torch) on labelled texts.
 
-    A summarizer is scored by ROUGE beside simple baselines, on documents with labels or summaries.
+    A summarizer is scored by ROUGE beside simple baselines, on documents with labels or summaries;
+    where a text may have several labels, by F1 and by how often all of them are right.
     """
     from nanonet import scoring
     from nanonet.core.bundle import is_bundle
 
     path = existing_run_or_bundle(run_or_bundle)
     with opened_bundle(path) as folder:
+        of_labels = is_multilabel(folder)
+        if (of_labels or is_summarizer(folder)) and min_confidence is not None:
+            raise ConfigError("--min-confidence is for classifiers: leave it out")
         if is_summarizer(folder):
-            if min_confidence is not None:
-                raise ConfigError("--min-confidence is for classifiers: leave it out")
+            refuse_threshold(threshold)
             evaluate_summaries(folder, data, settings, budget, block_trigrams, as_json)
             return
-    refuse_summary_options(budget, block_trigrams)
+        refuse_summary_options(budget, block_trigrams)
+        if of_labels:
+            evaluate_labels(folder, data, settings, threshold, as_json)
+            return
+    refuse_threshold(threshold)
     table = read(data, settings, labels="required")
     if path.is_file() or is_bundle(path):
         scores = scoring.evaluate_bundle(path, table, min_confidence=min_confidence)

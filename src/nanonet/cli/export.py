@@ -7,6 +7,7 @@ import click
 
 from nanonet.cli.common import data_set_option, existing_folder, need, read
 from nanonet.cli.fastest import keep_fastest
+from nanonet.cli.multilabel import is_multilabel, read_labels
 from nanonet.cli.summaries import is_summarizer, read_for
 from nanonet.core.bundle import AGREEMENT
 from nanonet.core.errors import ConfigError
@@ -102,11 +103,13 @@ def export(
             " also with --target-precision): nothing else is measured"
         )
     folder, target = existing_folder(run), Path(out)
-    if target_precision is not None and is_summarizer(folder):
+    if target_precision is not None and (is_summarizer(folder) or is_multilabel(folder)):
         raise ConfigError("--target-precision is for classifiers: leave it out")
     table: Any = None
     if data is not None and is_summarizer(folder):
         table = read_for(folder, data, settings, "optional")
+    elif data is not None and is_multilabel(folder):
+        table = read_labels(data, settings, "optional")
     elif data is not None:
         table = read(data, settings, labels="required" if target_precision else "optional")
     manifest = exporter.export(
@@ -120,9 +123,8 @@ def export(
         manifest = keep_fastest(exporter, folder, target, manifest, compression, table, quantize)
     size = sum(f.stat().st_size for f in Path(out).iterdir())
     difference = manifest.metrics["largest_difference_from_torch"]
-    kind = "a summarizer"
-    if manifest.task == "classification":
-        kind = f"{len(manifest.labels['names'])} classes"
+    names = {"classification": "classes", "multilabel": "labels"}.get(manifest.task)
+    kind = f"{len(manifest.labels['names'])} {names}" if names else "a summarizer"
     click.echo(
         f"{out}: {manifest.learner['name']}, {kind},"
         f" {size / 1e6:.1f} MB, quantization {manifest.quantization};"

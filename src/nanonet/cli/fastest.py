@@ -64,7 +64,7 @@ def keep_fastest(
         if isinstance(table, DocumentTable):
             texts = [document.sentences for document in table.documents]
         measured = tuning.compare(variants, texts=texts)
-        _show(measured, agreement, "texts" if manifest.task == "classification" else "windows")
+        _show(measured, agreement, "windows" if manifest.task == "summarization" else "texts")
         wanted = (
             AGREEMENT[manifest.task]
             if compression.min_agreement is None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanonet.cli.common import data_config, data_set_option, existing_folder
+from nanonet.cli.multilabel import is_multilabel, refuse_threshold, threshold_option
 from nanonet.cli.progress import RowProgress
 from nanonet.cli.summaries import (
     block_option,
@@ -65,6 +66,7 @@ _PAUSE = 0.02  # seconds without a line after which the lines so far are answere
     help="Give no label where the most probable class has less.  [default: as the bundle says; 0:"
     " every text gets one]",
 )
+@threshold_option
 @budget_option
 @block_option
 @data_set_option
@@ -78,6 +80,7 @@ def predict(
     workers: int | None,
     threads: int,
     min_confidence: float | None,
+    threshold: float | None,
     budget: str | None,
     block_trigrams: bool | None,
     settings: tuple[str, ...],
@@ -88,6 +91,9 @@ def predict(
     row of the file is answered in its order, with the columns text, label, label_name, probability
     and abstained. FILE may be larger than the memory; the same command goes on where a killed one
     stopped.
+
+    Where a text may have several labels, the columns are text, labels, label_names and
+    probabilities: lists, the surest label first.
 
     A summarizer reads the column text, or sentences: lists of them. It answers with the columns
     text, summary and sentences: number, characters from start to end, score and text of each
@@ -106,7 +112,7 @@ def predict(
         raise ConfigError("--engine ray needs the bundle's folder: unzip it where all nodes see it")
     with opened_bundle(Path(bundle)) as folder:
         data = data_config(settings)
-        work = _work(folder, data, budget, block_trigrams, min_confidence)
+        work = _work(folder, data, budget, block_trigrams, min_confidence, threshold)
         if source is None:
             answers = work.load(str(folder), threads).answer(texts)
             for line in work.show(answers).split("\n"):  # a reader may leave after any of them
@@ -144,13 +150,17 @@ def _work(
     budget: str | None,
     block: bool | None,
     min_confidence: float | None,
+    threshold: float | None,
 ) -> _Work:
     """Return how to do what is asked of a bundle."""
+    of_labels = is_multilabel(folder)
+    if not of_labels:
+        refuse_threshold(threshold)
+    if (of_labels or is_summarizer(folder)) and min_confidence is not None:
+        raise ConfigError("--min-confidence is for classifiers: leave it out")
     if is_summarizer(folder):
         from nanonet.data.documents import stream_documents
 
-        if min_confidence is not None:
-            raise ConfigError("--min-confidence is for classifiers: leave it out")
         columns = {"sentences column": data.sentences_column, "text column": data.text_column}
         length = {"budget": str(budget), "trigram blocking": str(block)}
         load = partial(_load_summarizer, budget=budget, block_trigrams=block)
@@ -160,6 +170,10 @@ def _work(
 
     refuse_summary_options(budget, block)
     texts = partial(stream_texts, column=data.text_column)
+    if of_labels:
+        asked = {"text column": data.text_column, "threshold": str(threshold)}
+        load = partial(_load_multilabel, threshold=threshold)
+        return _Work("texts", load, texts, asked, _show_labels)
     asked = {"text column": data.text_column, "least confidence": str(min_confidence)}
     load = partial(_load_classifier, min_confidence=min_confidence)
     return _Work("texts", load, texts, asked, _show_classes)
@@ -170,6 +184,13 @@ def _load_classifier(folder: str, threads: int, min_confidence: float | None) ->
     from nanonet.runtime.predictor import Predictor
 
     return Classify(Predictor.load(folder, threads=threads, min_confidence=min_confidence))
+
+
+def _load_multilabel(folder: str, threads: int, threshold: float | None) -> "Answerer":
+    from nanonet.runtime.batch import GiveLabels
+    from nanonet.runtime.predictor import MultilabelPredictor
+
+    return GiveLabels(MultilabelPredictor.load(folder, threads=threads, threshold=threshold))
 
 
 def _load_summarizer(
@@ -188,6 +209,15 @@ def _show_classes(answers: "Answers") -> str:
         f"{'(abstained)' if abstained else name}\t{probability:.3f}\t{text}"
         for text, _, name, probability, abstained in rows
     )
+
+
+def _show_labels(answers: "Answers") -> str:
+    lines = []
+    for text, _, names, probabilities in zip(*answers.values(), strict=True):
+        pairs = zip(names, probabilities, strict=True)
+        given = ", ".join(f"{name} {probability:.3f}" for name, probability in pairs)
+        lines.append(f"{given or '(no label)'}\t{text}")
+    return "\n".join(lines)
 
 
 def _show_summaries(answers: "Answers") -> str:

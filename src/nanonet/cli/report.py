@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from nanonet.cli.common import data_set_option, existing_folder, need, read
+from nanonet.cli.multilabel import is_multilabel, read_labels
 from nanonet.cli.summaries import is_summarizer, read_for
 
 
@@ -31,6 +32,8 @@ def report(run: str, data: str | None, out: str | None, settings: tuple[str, ...
         run_folder.read_summary()  # refuse before the data is read
         if is_summarizer(path):
             table = read_for(path, data, settings, labels="required")
+        elif is_multilabel(path):
+            table = read_labels(data, settings, "required")
         else:
             table = read(data, settings, labels="required")
     pages.write_report(found, target, table)

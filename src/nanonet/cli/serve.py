@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nanonet.cli.summaries import is_summarizer
+from nanonet.cli.common import task_of
 from nanonet.core.archive import opened_bundle
 from nanonet.core.errors import ConfigError, MissingExtraError
 
@@ -93,7 +93,7 @@ def serve(
         if (error.name or "").startswith("nanonet"):
             raise
         raise MissingExtraError("nanonet serve", "serve") from None
-    from nanonet.runtime.predictor import Predictor
+    from nanonet.runtime.predictor import MultilabelPredictor, Predictor
     from nanonet.runtime.requests import Limits
     from nanonet.runtime.service import ServerSettings
     from nanonet.runtime.summarizer import Summarizer
@@ -102,7 +102,8 @@ def serve(
     settings = ServerSettings(max_latency_ms / 1000, limits, read_token(token_file))
     with bind(host, port) as listener:
         with opened_bundle(Path(bundle)) as folder:
-            kind = Summarizer if is_summarizer(folder) else Predictor
+            kinds = {"summarization": Summarizer, "multilabel": MultilabelPredictor}
+            kind = kinds.get(task_of(folder), Predictor)
             model = kind.load(folder, threads=threads)
         listener.listen(BACKLOG)  # from the next line on, clients may come
         shown = f"[{host}]" if ":" in host else host

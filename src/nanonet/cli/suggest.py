@@ -5,8 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanonet.cli.common import data_config, data_set_option, existing_run_or_bundle, need, read
-from nanonet.cli.summaries import is_summarizer
+from nanonet.cli.common import (
+    data_config,
+    data_set_option,
+    existing_run_or_bundle,
+    need,
+    read,
+    task_of,
+)
 from nanonet.core.archive import opened_bundle
 from nanonet.core.bundle import is_bundle
 from nanonet.core.errors import ConfigError, DataError
@@ -51,8 +57,9 @@ def suggest(
         _check_output(output, data)
     path = existing_run_or_bundle(run_or_bundle)
     with opened_bundle(path) as folder:
-        if is_summarizer(folder):
-            raise ConfigError(f"{path} is a summarizer: texts are suggested for classifiers only")
+        if (task := task_of(folder)) in ("summarization", "multilabel"):
+            what = "a summarizer" if task == "summarization" else f"for the task {task}"
+            raise ConfigError(f"{path} is {what}: texts are suggested for classifiers only")
     table = read(data, settings, labels="ignored")
     if path.is_file() or is_bundle(path):
         found = scoring.suggest_by_bundle(path, table, count, seed)

@@ -1,14 +1,13 @@
 """Options of summarizers, and what `nanonet evaluate` does with one."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanonet.cli.common import data_config, need
-from nanonet.core.bundle import MANIFEST, is_bundle
+from nanonet.cli.common import data_config, need, task_of
+from nanonet.core.bundle import is_bundle
 from nanonet.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,14 +30,7 @@ block_option = click.option(
 
 def is_summarizer(path: Path) -> bool:
     """Return whether a folder holds a summarizer's bundle or run; whole or not."""
-    try:
-        if is_bundle(path):
-            values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        else:
-            values = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # whoever loads it will say what is wrong
-    return bool(values.get("task") == TASK)
+    return task_of(path) == TASK
 
 
 def refuse_summary_options(budget: str | None, block_trigrams: bool | None) -> None:

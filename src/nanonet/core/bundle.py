@@ -29,7 +29,8 @@ SEEN = "seen.bin"
 MANIFEST_LIMIT = 16 * 2**20  # bytes: room for a hundred thousand labels
 # Of the answers of a smaller model with the original's, that it should have, by task. Sentences at
 # the end of a budget are nearly as good as those after it: more of them change, for no less ROUGE.
-AGREEMENT = {"classification": 0.99, "summarization": 0.95}
+# An answer of many labels is another one if any of them is.
+AGREEMENT = {"classification": 0.99, "multilabel": 0.97, "summarization": 0.95}
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 
 
@@ -99,6 +100,25 @@ class Abstention:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """From which probability on a text gets a label, where it may have several.
+
+    Attributes:
+        values: of each label.
+        method: how they were chosen, in words.
+        labels_used: labelled texts, beyond the training texts, that were looked at.
+    """
+
+    values: list[float]
+    method: str
+    labels_used: int
+
+    def __post_init__(self) -> None:
+        if not all(0.0 <= value <= 1.0 for value in self.values):
+            raise ValueError("thresholds: each is a probability")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` says.
 
@@ -119,6 +139,7 @@ class Manifest:
         calibration: of the model's logits; None in bundles of older versions and other tasks.
         abstention: when no label is given; None: every text gets one.
         priors: that the logits have been fitted to; None: they are as learnt.
+        thresholds: for ``multilabel``, from which probability on a text gets a label; None: 0.5.
     """
 
     format: int = field(metadata={"minimum": 1})
@@ -136,6 +157,7 @@ class Manifest:
     calibration: Calibration | None = None
     abstention: Abstention | None = None
     priors: Priors | None = None
+    thresholds: Thresholds | None = None
 
     def write(self, folder: Path) -> None:
         """Write it into a folder."""

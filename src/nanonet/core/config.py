@@ -19,7 +19,11 @@ from nanonet.core.errors import ConfigError
 from nanonet.core.registry import did_you_mean
 
 T = TypeVar("T")
-DEFAULT_RECIPES = {"classification": "nanonet", "summarization": "summarization"}  # by task
+DEFAULT_RECIPES = {  # by task
+    "classification": "nanonet",
+    "multilabel": "nanonet",
+    "summarization": "summarization",
+}
 
 
 def setting(default: Any, minimum: float | None = None, maximum: float | None = None) -> Any:
@@ -34,6 +38,7 @@ class DataConfig:
     text_column: str = "text"
     label_column: str = "label"
     label_name_column: str = "label_name"
+    label_separator: str = ";"  # between a text's labels in CSV and TSV files, for multilabel
     sentences_column: str = "sentences"
     labels_column: str = "labels"
     summary_column: str = "summary"
@@ -197,7 +202,7 @@ class PhaseConfig:
 class Config:
     """Everything that shapes a run, apart from the data."""
 
-    task: Literal["classification", "summarization"] = "classification"
+    task: Literal["classification", "multilabel", "summarization"] = "classification"
     recipe: str = "nanonet"
     seed: int = setting(0, 0)
     data: DataConfig = field(default_factory=DataConfig)

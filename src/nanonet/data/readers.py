@@ -37,7 +37,7 @@ _NUMBER_WITH_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")
 
 @dataclass(frozen=True)
 class Columns:
-    """The column names to read; ``label_name`` is used where it exists."""
+    """The column names to read; ``label_name`` is used where it exists, and "" never is."""
 
     text: str = "text"
     label: str = "label"
@@ -72,7 +72,7 @@ class TextStream:
 
 
 @dataclass(frozen=True)
-class _Raw:
+class RawTable:
     """Columns as the format gave them, before their values are checked."""
 
     rows: list[int]
@@ -94,12 +94,15 @@ def read_table(
     Raises ``DataError`` for anything unusable, ``MissingExtraError`` where Parquet or the hub
     needs a package that is not installed.
     """
-    name = str(source)
-    if name.startswith(HUB):
-        raw = _read_hub(name, columns, labels)
-    else:
-        raw = _read_file(Path(source), columns, labels)
-    return _checked(name, raw, columns, required=labels == "required", keep_empty=keep_empty)
+    raw = read_raw(source, columns, labels)
+    return _checked(str(source), raw, columns, required=labels == "required", keep_empty=keep_empty)
+
+
+def read_raw(source: str | Path, columns: Columns, labels: LabelUse) -> RawTable:
+    """Return the columns of a file or of ``hub:NAME`` as they stand there."""
+    if str(source).startswith(HUB):
+        return _read_hub(str(source), columns, labels)
+    return _read_file(Path(source), columns, labels)
 
 
 def stream_texts(
@@ -172,7 +175,7 @@ def open_stream(source: str | Path, column: str) -> TextStream:
             full = [text for text in texts if text.strip()]
             rows, kept = rows + len(texts), kept + len(full)
             yield full, len(texts) - len(full)
-        _refuse_nothing(str(source), column, rows, kept)
+        refuse_nothing(str(source), column, rows, kept)
 
     return TextStream(str(source), blocks)
 
@@ -188,7 +191,8 @@ def stream_of(table: TextTable) -> TextStream:
     return TextStream(table.source, blocks)
 
 
-def _refuse_nothing(source: str, column: str, rows: int, kept: int) -> None:
+def refuse_nothing(source: str, column: str, rows: int, kept: int) -> None:
+    """Raise ``DataError`` where no text is left of the rows of a source."""
     if not rows:
         raise DataError(f"{source} has no rows; give at least one text")
     if not kept:
@@ -212,18 +216,18 @@ def table_from_lists(
         raise DataError(
             f"{source}: {len(text_list)} texts but {len(label_list)} labels; give one per text"
         )
-    raw = _Raw(list(range(1, len(text_list) + 1)), text_list, label_list, None)
+    raw = RawTable(list(range(1, len(text_list) + 1)), text_list, label_list, None)
     return _checked(source, raw, Columns(), required=label_list is not None)
 
 
 def _checked(
-    source: str, raw: _Raw, columns: Columns, *, required: bool, keep_empty: bool = False
+    source: str, raw: RawTable, columns: Columns, *, required: bool, keep_empty: bool = False
 ) -> TextTable:
     """Return the table once every value has been checked."""
     where = [place(source, row) for row in raw.rows]
     texts = [clean_text(t, w, columns.text, "text") for t, w in zip(raw.texts, where, strict=True)]
     empty = [i for i, text in enumerate(texts) if not text.strip()]
-    _refuse_nothing(source, columns.text, len(texts), len(texts) - len(empty))
+    refuse_nothing(source, columns.text, len(texts), len(texts) - len(empty))
     if empty and required:
         raise DataError(
             f"{where[empty[0]]}: column {quoted(columns.text)} is empty "
@@ -255,6 +259,8 @@ def _pick(source: str, available: Sequence[str], columns: Columns, labels: Label
     if labels == "ignored" or (labels == "optional" and columns.label not in available):
         return [columns.text]
     _require(source, available, columns.label, "data.label_column")
+    if not columns.label_name:
+        return [columns.text, columns.label]
     if columns.label_name in available or columns.label_name != Columns().label_name:
         _require(source, available, columns.label_name, "data.label_name_column")
         return [columns.text, columns.label, columns.label_name]
@@ -278,7 +284,7 @@ def _require(source: str, available: Sequence[str], column: str, option: str) ->
     )
 
 
-def _read_file(path: Path, columns: Columns, labels: LabelUse) -> _Raw:
+def _read_file(path: Path, columns: Columns, labels: LabelUse) -> RawTable:
     """Read the columns of a whole file."""
     pick = partial(_pick, columns=columns, labels=labels)
     rows = [row for block in read_blocks(path, pick) for row in block.rows]
@@ -289,9 +295,9 @@ def _read_file(path: Path, columns: Columns, labels: LabelUse) -> _Raw:
     return _raw([number for number, _ in rows], values)
 
 
-def _raw(rows: list[int], values: list[list[Any]]) -> _Raw:
+def _raw(rows: list[int], values: list[list[Any]]) -> RawTable:
     """Return the columns that `_pick` chose; there are none of them where there are no rows."""
-    return _Raw(
+    return RawTable(
         rows=rows,
         texts=values[0] if values else [],
         labels=values[1] if len(values) > 1 else None,
@@ -342,7 +348,7 @@ def _stream_hub(name: str, column: str) -> Iterator[tuple[list[str], float]]:
         yield texts, min(1.0, (start + BLOCK_ROWS) / len(values))
 
 
-def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
+def _read_hub(name: str, columns: Columns, labels: LabelUse) -> RawTable:
     """Read the columns of ``hub:NAME`` or ``hub:NAME:SPLIT``."""
     dataset = _load_hub(name)
     picked = _pick(name, dataset.column_names, columns, labels)
@@ -354,4 +360,4 @@ def _read_hub(name: str, columns: Columns, labels: LabelUse) -> _Raw:
     # A ClassLabel marks a hidden label with -1; as an index that would name the last class.
     known = [None if value is None or value < 0 else value for value in raw.labels]
     names = ["?" if value is None else class_names[value] for value in known]
-    return _Raw(raw.rows, raw.texts, known, names)
+    return RawTable(raw.rows, raw.texts, known, names)

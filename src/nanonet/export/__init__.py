@@ -160,6 +160,7 @@ def _manifest(
         settings=to_dict(config.summarization) if config.task == "summarization" else {},
         calibration=build(Calibration, fitted) if (fitted := summary.get("calibration")) else None,
         priors=run.priors,
+        thresholds=run.thresholds,
     )
 
 

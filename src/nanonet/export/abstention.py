@@ -45,7 +45,9 @@ def labelled_texts(
         BundleError: there are none; or the run is no classifier's.
     """
     if config.task != "classification":
-        raise BundleError("--target-precision is for classifiers: leave it out for a summarizer")
+        raise BundleError(
+            f"--target-precision is for classifiers: leave it out for the task {config.task}"
+        )
     if data is not None:
         if data.labels is None:
             raise BundleError(f"--target-precision needs labels, and {data.source} has none")

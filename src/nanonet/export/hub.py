@@ -57,8 +57,8 @@ def export_hub(run_path: Path, out: Path, *, overwrite: bool = False) -> dict[st
     config, inputs = run.read_config()
     if config.task != "classification":
         raise BundleError(
-            f"run {run_path} is a summarizer's, which Hugging Face's format has no place for:"
-            " export a bundle"
+            f"run {run_path} is of the task {config.task}: only classifiers are written in Hugging"
+            " Face's format; export a bundle"
         )
     check_free(out, overwrite)
     name = str(summary["selected"])

@@ -12,6 +12,7 @@ from nanonet.core.config import Config, SummarizationConfig
 from nanonet.core.errors import DataError
 from nanonet.data.checks import fingerprint
 from nanonet.data.documents import DocumentTable, read_documents
+from nanonet.data.multilabel import MultilabelTable, flags_of, read_multilabel
 from nanonet.data.readers import LabelUse, TextTable, read_table
 from nanonet.tasks.base import Row, Window
 from nanonet.tasks.budgets import Budget, choose
@@ -79,7 +80,7 @@ class TextSample(Sample):
     task = "classification"
     source: str
     texts: list[str]
-    truth: NDArray[np.int64] | None
+    truth: NDArray[Any] | None
     seen: bool
 
     def describe(self) -> str:
@@ -102,6 +103,28 @@ class TextSample(Sample):
     def scores(self, answers: list[Any]) -> dict[str, float]:
         """See `Sample`."""
         return {} if self.truth is None else {"accuracy": float((self.truth == answers).mean())}
+
+
+@dataclass(frozen=True)
+class MultilabelSample(TextSample):
+    """Texts; an answer is the labels given at a probability of a half, as flags.
+
+    Attributes:
+        truth: flags (n, L); None where there are no labels.
+    """
+
+    task = "multilabel"
+
+    def answers(self, session: Any, rows: list[list[Row]], which: Sequence[int]) -> list[Any]:
+        """See `Sample`."""
+        asked = [rows[i][0] for i in which]
+        return [tuple(own >= 0.0) for own in logits_of(session, asked)] if asked else []
+
+    def scores(self, answers: list[Any]) -> dict[str, float]:
+        """See `Sample`."""
+        if self.truth is None:
+            return {}
+        return {"accuracy": float((self.truth == np.array(answers)).all(-1).mean())}
 
 
 @dataclass(frozen=True)
@@ -182,6 +205,19 @@ def draw_texts(table: TextTable, labels: LabelSet, seen: bool) -> TextSample:
     return TextSample(table.source, [table.texts[i] for i in rows], truth, seen)
 
 
+def draw_labels(table: MultilabelTable, labels: LabelSet, seen: bool) -> MultilabelSample:
+    """Return at most `TEXTS` of a table's texts, the same ones each time.
+
+    Raises:
+        DataError: a label that training never saw.
+    """
+    rows = _draw(len(table.texts), TEXTS)
+    truth = None
+    if table.label_lists is not None and not seen:
+        truth = flags_of(table, labels)[rows]
+    return MultilabelSample(table.source, [table.texts[i] for i in rows], truth, seen)
+
+
 def draw_documents(
     table: DocumentTable, settings: SummarizationConfig, seen: bool
 ) -> DocumentSample:
@@ -202,6 +238,10 @@ def draw_sample(config: Config, table: TextTable, labels: LabelSet, seen: bool) 
     """Return what to measure on of a table of the run's task; see `draw_texts`."""
     if isinstance(table, DocumentTable):
         return draw_documents(table, config.summarization, seen)
+    if config.task == "multilabel":
+        if not isinstance(table, MultilabelTable):  # texts without labels
+            table = MultilabelTable(table.source, table.texts, table.rows, None, None, 0)
+        return draw_labels(table, labels, seen)
     return draw_texts(table, labels, seen)
 
 
@@ -225,6 +265,8 @@ def run_sample(config: Config, inputs: dict[str, Any], labels: LabelSet) -> Samp
 def _read(config: Config, source: str, use: LabelUse) -> TextTable:
     if config.task == "summarization":
         return read_documents(source, config.data, config.summarization.language, labels=use)
+    if config.task == "multilabel":
+        return read_multilabel(source, config.data, labels=use)
     return read_table(source, columns_of(config.data), labels=use)
 
 

@@ -115,8 +115,9 @@ class LearnerOutput:
 
     Attributes:
         logits: (U, C), 32 bits. A single logit z is given as (0, z): the softmax of the two is the
-            sigmoid of z, so that objectives know but one link.
-        pooled: (U, H), 32 bits; in the teacher's width.
+            sigmoid of z, so that objectives know but one link. Where a text may have many labels,
+            each of them is a unit of it.
+        pooled: (V, H), 32 bits; in the teacher's width. V is U or, with many labels, R.
         hidden_states: embedding output and each layer's, (real tokens, H) each, in the order of
             rows and tokens, in the teacher's width; empty unless asked for.
         attention: by kind, each layer's maps, (pairs of real tokens, heads) each, in the order of
@@ -161,7 +162,12 @@ class Learner(nn.Module):
     @property
     def classes(self) -> int:
         """How many classes C `read` tells apart."""
-        return max(2, self.head.linear.out_features)
+        return 2 if self.outputs.link == "sigmoid" else self.head.linear.out_features
+
+    @property
+    def questions(self) -> int:
+        """How many units each pooled vector answers: one, or one for each label."""
+        return self.head.linear.out_features if self.outputs.is_multilabel else 1
 
     @property
     def is_encoder_idle(self) -> bool:
@@ -275,7 +281,7 @@ class Learner(nn.Module):
         read_beside = gather(torch.cat(features)[order], "units") if features else None
         logits = self.classify(vectors, read_beside)
         if self.outputs.link == "sigmoid":
-            logits = F.pad(logits, (1, 0))
+            logits = F.pad(logits.reshape(-1, 1), (1, 0))
         if self.projection is not None:
             vectors = gather(self._project(own), "units")
         if not keep:

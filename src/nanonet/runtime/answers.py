@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from nanonet.core.bundle import Manifest
 from nanonet.core.errors import ConfigError, MissingExtraError
-from nanonet.runtime.predictor import Predictor
+from nanonet.runtime.predictor import MultilabelPredictor, Predictor, TextModel
 from nanonet.runtime.requests import Asked, RequestError, Row
 from nanonet.runtime.summarizer import Selection, Summarizer, make_documents
 from nanonet.tasks.documents import split_text
@@ -72,11 +72,14 @@ class Served(ABC, Generic[Item, A]):
         """Return the answer to one row."""
 
 
-def served(model: Predictor | Summarizer) -> Served[Any, Any]:
+Model = Predictor | MultilabelPredictor | Summarizer
+
+
+def served(model: Model) -> Served[Any, Any]:
     """Return a loaded bundle as the server sees it."""
-    if model.manifest.task == "summarization":
-        return Summaries(model)  # type: ignore[arg-type]
-    return Classes(model)  # type: ignore[arg-type]
+    if isinstance(model, Summarizer):
+        return Summaries(model)
+    return Labels(model) if isinstance(model, MultilabelPredictor) else Classes(model)
 
 
 # classification
@@ -130,28 +133,13 @@ class PredictAnswer(BaseModel):
     predictions: list[Prediction]
 
 
-class Classes(Served[str, ClassesAsked]):
-    """A classifier; see `Served`."""
+class OfTexts(Served[str, A]):
+    """What answers texts; see `Served`."""
 
-    about = "Text classification."
-    page = "classify.html"
-    asked = ClassesAsked
-    answers = PredictAnswer
-
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: TextModel) -> None:
         self.manifest = predictor.manifest
-        self._predictor = predictor
 
-    def info(self) -> dict[str, Any]:
-        """See `Served`."""
-        labels = self._predictor.labels
-        pairs = zip(labels.values, labels.names, strict=True)
-        return {
-            "labels": [{"label": value, "label_name": name} for value, name in pairs],
-            "min_probability": self._predictor.min_confidence,
-        }
-
-    def items(self, asked: ClassesAsked) -> list[str]:
+    def items(self, asked: A) -> list[str]:
         """See `Served`."""
         return [text for text in asked.rows().values() if isinstance(text, str)]
 
@@ -168,6 +156,31 @@ class Classes(Served[str, ClassesAsked]):
         """
         size = len(item.encode())
         return 2 + min(self.manifest.max_length, size / 4) + size / 200
+
+
+def _listed(labels: LabelSet) -> list[dict[str, Any]]:
+    pairs = zip(labels.values, labels.names, strict=True)
+    return [{"label": value, "label_name": name} for value, name in pairs]
+
+
+class Classes(OfTexts[ClassesAsked]):
+    """A classifier; see `Served`."""
+
+    about = "Text classification."
+    page = "classify.html"
+    asked = ClassesAsked
+    answers = PredictAnswer
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(predictor)
+        self._predictor = predictor
+
+    def info(self) -> dict[str, Any]:
+        """See `Served`."""
+        return {
+            "labels": _listed(self._predictor.labels),
+            "min_probability": self._predictor.min_confidence,
+        }
 
     def run(self, items: list[str]) -> Iterable[Any]:
         """See `Served`."""
@@ -212,6 +225,85 @@ def classification(
             name: round(float(p), 6) for name, p in zip(labels.names, probabilities, strict=True)
         }
     return answer
+
+
+# several labels
+
+
+class LabelsAsked(Asked):
+    """One text or several, and what to say of each."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"texts": ["first text", "second text"]}]}
+    )
+
+    text: str | None = Field(None, description="One text; give either this or texts.")
+    texts: list[str] | None = Field(None, fail_fast=True, description="Several texts.")
+    probabilities: bool = Field(False, description="Also give the probability of every label.")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="From which probability on a text gets a label; else the bundle decides.",
+    )
+
+
+class LabelsPrediction(BaseModel):
+    """A text's labels, the surest first. ``probabilities`` is there only if asked for."""
+
+    labels: list[Choice]
+    probabilities: dict[str, float] | None = None
+
+
+class LabelsAnswer(BaseModel):
+    """The labels of each text, in order."""
+
+    predictions: list[LabelsPrediction]
+
+
+class Labels(OfTexts[LabelsAsked]):
+    """What gives texts any number of labels; see `Served`."""
+
+    about = "Labels of texts, several or none each."
+    page = "label.html"
+    asked = LabelsAsked
+    answers = LabelsAnswer
+
+    def __init__(self, predictor: MultilabelPredictor) -> None:
+        super().__init__(predictor)
+        self._predictor = predictor
+
+    def info(self) -> dict[str, Any]:
+        """See `Served`."""
+        listed = _listed(self._predictor.labels)
+        limits = zip(listed, self._predictor.thresholds.tolist(), strict=True)
+        return {"labels": [own | {"threshold": round(limit, 6)} for own, limit in limits]}
+
+    def run(self, items: list[str]) -> Iterable[Any]:
+        """See `Served`."""
+        return self._predictor.predict_proba(items)
+
+    def answer(self, found: NDArray[np.float32], asked: LabelsAsked) -> dict[str, Any]:
+        """See `Served`."""
+        labels = self._predictor.labels
+        limits = self._predictor.thresholds if asked.threshold is None else asked.threshold
+        given = found >= limits
+        order = [k for k in np.argsort(-found, kind="stable") if given[k]]
+        shown = np.round(found.astype(np.float64), 6).tolist()
+        answer: dict[str, Any] = {
+            "labels": [
+                {
+                    "label": labels.values[k],
+                    "label_name": labels.names[k],
+                    "probability": shown[k],
+                }
+                for k in order
+            ]
+        }
+        if asked.probabilities:
+            answer["probabilities"] = dict(zip(labels.names, shown, strict=True))
+        return answer
 
 
 # summarization

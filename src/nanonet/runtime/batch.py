@@ -19,10 +19,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from nanonet.core.bundle import MANIFEST
 from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import sha256_file, write_json
-from nanonet.runtime.predictor import Predictor
+from nanonet.runtime.predictor import MultilabelPredictor, Predictor
 from nanonet.runtime.summarizer import SENTENCE, Selection, Summarizer, make_documents
 
 Row = str | list[str]  # a text, or the sentences of one
@@ -85,6 +87,44 @@ class Classify:
             "label_name": [labels.names[i] if known else None for i, known in best],
             "probability": [round(float(p), 6) for p in probabilities.max(-1)],
             "abstained": [not known for known in sure],
+        }
+
+
+@dataclass(frozen=True)
+class GiveLabels:
+    """Answers texts with any number of labels; see `Answerer`."""
+
+    predictor: MultilabelPredictor
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        """See `Answerer`."""
+        return {"thresholds": str(self.predictor.thresholds.tolist())}
+
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        label = type(self.predictor.labels.values[0])
+        return {"text": str, "labels": [label], "label_names": [str], "probabilities": [float]}
+
+    def answer(self, rows: Sequence[str]) -> Answers:
+        """Return the columns text, labels, label_names and probabilities of n texts.
+
+        Each holds a list of a text's labels, the surest first.
+        """
+        labels = self.predictor.labels
+        probabilities = self.predictor.predict_proba(rows)  # (n, L)
+        order = np.argsort(-probabilities, axis=-1, kind="stable")
+        given = probabilities >= self.predictor.thresholds
+        chosen = [[int(k) for k in o if g[k]] for o, g in zip(order, given, strict=True)]
+        return {
+            "text": list(rows),
+            "labels": [[labels.values[k] for k in own] for own in chosen],
+            "label_names": [[labels.names[k] for k in own] for own in chosen],
+            "probabilities": [
+                [round(float(p[k]), 6) for k in own]
+                for p, own in zip(probabilities, chosen, strict=True)
+            ],
         }
 
 

@@ -1,7 +1,8 @@
-"""`Predictor`: runs a bundle with an engine, tokenizers and numpy."""
+"""`Predictor` and `MultilabelPredictor`: run a bundle with an engine, tokenizers and numpy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +14,29 @@ from nanonet.runtime.choices import open_best
 from nanonet.runtime.engines import TOKENS_PER_CHUNK, Engine, run_rows
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
+from nanonet.tasks.multilabel import DEFAULT_THRESHOLD, sigmoid
 from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer
 
 TEXTS_AT_ONCE = 4096  # sorted by length together: bounds memory, and is enough to pad little
 
 
-class Predictor:
-    """A classifier loaded from a bundle.
+LOADERS = {
+    "classification": "Predictor",
+    "multilabel": "MultilabelPredictor",
+    "summarization": "Summarizer",
+}
+
+
+class TextModel:
+    """What reads texts, loaded from a bundle.
 
     Attributes:
         manifest: what the bundle says of itself.
-        labels: its classes, in the order of the probabilities' columns.
+        labels: in the order of the logits' columns.
         seen: sorted hashes of the labelled training texts.
-        min_confidence: a text whose most probable class has less gets no label; 0: all get one.
     """
+
+    task: ClassVar[str]
 
     def __init__(
         self,
@@ -36,12 +46,7 @@ class Predictor:
         engine: Engine,
         seen: NDArray[np.uint64],
         tokens_per_chunk: int = TOKENS_PER_CHUNK,
-        min_confidence: float | None = None,
     ) -> None:
-        chosen = 0.0 if manifest.abstention is None else manifest.abstention.min_confidence
-        self.min_confidence = chosen if min_confidence is None else min_confidence
-        if not 0.0 <= self.min_confidence <= 1.0:
-            raise ConfigError(f"min_confidence is {min_confidence}, but must be from 0 to 1")
         self.manifest = manifest
         self.labels = labels
         self.seen = seen
@@ -50,44 +55,11 @@ class Predictor:
         self._tokens_per_chunk = tokens_per_chunk
 
     @classmethod
-    def load(
-        cls,
-        bundle: str | Path,
-        *,
-        threads: int = 0,
-        tune: bool = False,
-        min_confidence: float | None = None,
-    ) -> "Predictor":
-        """Load a bundle.
-
-        What `nanonet.runtime.choices` has recorded for this bundle on this machine is used.
-
-        Args:
-            bundle: its folder, or a zip file of it.
-            threads: CPU threads of one run of the model; 0: as recorded, else one per core.
-            tune: first measure what is fastest here (a few seconds), and record it.
-            min_confidence: a text whose most probable class has less gets no label; None: as the
-                bundle says.
-
-        Raises:
-            ConfigError: ``min_confidence`` is no probability.
-            BundleError: missing, altered, damaged, or of a newer format.
-        """
-        with opened_bundle(Path(bundle)) as folder:
-            return cls._load(folder, threads, tune, min_confidence)
-
-    @classmethod
-    def _load(
-        cls, folder: Path, threads: int, tune: bool, min_confidence: float | None
-    ) -> "Predictor":
+    def _open(cls, folder: Path, threads: int, tune: bool) -> dict[str, Any]:
+        """Return what a bundle's folder holds, as arguments of `__init__`."""
         manifest = read_manifest(folder)
-        if manifest.task == "summarization":
-            raise BundleError(f"bundle {folder} is a summarizer: load it with Summarizer")
-        if manifest.task != "classification":
-            raise BundleError(
-                f"bundle {folder} is for the task '{manifest.task}', which this NanoNet does not"
-                " know: upgrade nanonet"
-            )
+        if manifest.task != cls.task:
+            raise BundleError(_other_task(folder, manifest.task))
         try:
             labels = LabelSet.from_json(manifest.labels)
             json = (folder / TOKENIZER).read_text(encoding="utf-8")
@@ -101,21 +73,14 @@ class Predictor:
             raise BundleError(f"bundle {folder} is damaged: {problem}")
         has_seen = SEEN in manifest.files
         seen = np.fromfile(folder / SEEN, "<u8") if has_seen else np.empty(0, "<u8")
-        return cls(manifest, labels, tokenizer, engine, seen, tokens_per_chunk, min_confidence)
-
-    def __call__(self, texts: Sequence[str]) -> list[str | None]:
-        """Return the name of the most probable class of each text, in order.
-
-        None where that class has less than ``min_confidence``.
-        """
-        probabilities = self.predict_proba(texts)
-        sure = probabilities.max(-1) >= self.min_confidence
-        named = zip(probabilities.argmax(-1), sure, strict=True)
-        return [self.labels.names[i] if known else None for i, known in named]
-
-    def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return probabilities (n, classes), columns in the order of ``labels``."""
-        return softmax(self.predict_logits(texts)).astype(np.float32)
+        return {
+            "manifest": manifest,
+            "labels": labels,
+            "tokenizer": tokenizer,
+            "engine": engine,
+            "seen": seen,
+            "tokens_per_chunk": tokens_per_chunk,
+        }
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Return the token ids of texts, and what the tokenizer lost of them."""
@@ -143,6 +108,158 @@ class Predictor:
                 self._engine, self._tokenizer.ids(block), self._tokens_per_chunk
             )
         return logits
+
+
+class Predictor(TextModel):
+    """A classifier loaded from a bundle.
+
+    Attributes:
+        manifest: what the bundle says of itself.
+        labels: its classes, in the order of the probabilities' columns.
+        seen: sorted hashes of the labelled training texts.
+        min_confidence: a text whose most probable class has less gets no label; 0: all get one.
+    """
+
+    task = "classification"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        labels: LabelSet,
+        tokenizer: TextTokenizer,
+        engine: Engine,
+        seen: NDArray[np.uint64],
+        tokens_per_chunk: int = TOKENS_PER_CHUNK,
+        min_confidence: float | None = None,
+    ) -> None:
+        super().__init__(manifest, labels, tokenizer, engine, seen, tokens_per_chunk)
+        chosen = 0.0 if manifest.abstention is None else manifest.abstention.min_confidence
+        self.min_confidence = chosen if min_confidence is None else min_confidence
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise ConfigError(f"min_confidence is {min_confidence}, but must be from 0 to 1")
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        threads: int = 0,
+        tune: bool = False,
+        min_confidence: float | None = None,
+    ) -> "Predictor":
+        """Load a bundle.
+
+        What `nanonet.runtime.choices` has recorded for this bundle on this machine is used.
+
+        Args:
+            bundle: its folder, or a zip file of it.
+            threads: CPU threads of one run of the model; 0: as recorded, else one per core.
+            tune: first measure what is fastest here (a few seconds), and record it.
+            min_confidence: a text whose most probable class has less gets no label; None: as the
+                bundle says.
+
+        Raises:
+            ConfigError: ``min_confidence`` is no probability.
+            BundleError: missing, altered, damaged, of a newer format, or of another task.
+        """
+        with opened_bundle(Path(bundle)) as folder:
+            return cls(**cls._open(folder, threads, tune), min_confidence=min_confidence)
+
+    def __call__(self, texts: Sequence[str]) -> list[str | None]:
+        """Return the name of the most probable class of each text, in order.
+
+        None where that class has less than ``min_confidence``.
+        """
+        probabilities = self.predict_proba(texts)
+        sure = probabilities.max(-1) >= self.min_confidence
+        named = zip(probabilities.argmax(-1), sure, strict=True)
+        return [self.labels.names[i] if known else None for i, known in named]
+
+    def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return probabilities (n, classes), columns in the order of ``labels``."""
+        return softmax(self.predict_logits(texts)).astype(np.float32)
+
+
+class MultilabelPredictor(TextModel):
+    """What gives each text any number of labels, loaded from a bundle.
+
+    Attributes:
+        manifest: what the bundle says of itself.
+        labels: in the order of the probabilities' columns.
+        seen: sorted hashes of the labelled training texts.
+        thresholds: from which probability on a text gets each label, (L,).
+    """
+
+    task = "multilabel"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        labels: LabelSet,
+        tokenizer: TextTokenizer,
+        engine: Engine,
+        seen: NDArray[np.uint64],
+        tokens_per_chunk: int = TOKENS_PER_CHUNK,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__(manifest, labels, tokenizer, engine, seen, tokens_per_chunk)
+        if threshold is not None and not 0.0 <= threshold <= 1.0:
+            raise ConfigError(f"threshold is {threshold}, but must be from 0 to 1")
+        chosen = manifest.thresholds
+        if threshold is not None or chosen is None:
+            value = DEFAULT_THRESHOLD if threshold is None else threshold
+            self.thresholds = np.full(len(labels), value, dtype=np.float32)
+        else:
+            self.thresholds = np.array(chosen.values, dtype=np.float32)
+        if self.thresholds.shape != (len(labels),):
+            raise BundleError(
+                f"the bundle is damaged: {len(self.thresholds)} thresholds of {len(labels)} labels"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        threads: int = 0,
+        tune: bool = False,
+        threshold: float | None = None,
+    ) -> "MultilabelPredictor":
+        """Load a bundle; see `Predictor.load`.
+
+        Args:
+            bundle: its folder, or a zip file of it.
+            threads: CPU threads of one run of the model; 0: as recorded, else one per core.
+            tune: first measure what is fastest here (a few seconds), and record it.
+            threshold: from which probability on a text gets a label; None: as the bundle says, for
+                each label, or else a half.
+
+        Raises:
+            ConfigError: ``threshold`` is no probability.
+            BundleError: missing, altered, damaged, of a newer format, or of another task.
+        """
+        with opened_bundle(Path(bundle)) as folder:
+            return cls(**cls._open(folder, threads, tune), threshold=threshold)
+
+    def __call__(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the names of each text's labels, in order; there may be none."""
+        given = self.predict_proba(texts) >= self.thresholds
+        return [[self.labels.names[k] for k in np.flatnonzero(own)] for own in given]
+
+    def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the probability of each label, (n, L), each on its own."""
+        return sigmoid(self.predict_logits(texts)).astype(np.float32)
+
+
+def _other_task(folder: Path, task: str) -> str:
+    """Return what to do with a bundle of another task."""
+    if task not in LOADERS:
+        return (
+            f"bundle {folder} is for the task '{task}', which this NanoNet does not know: upgrade"
+            " nanonet"
+        )
+    what = "a summarizer" if task == "summarization" else f"for the task {task}"
+    return f"bundle {folder} is {what}: load it with {LOADERS[task]}"
 
 
 def _misfit(engine: Engine, labels: int, tokens: int) -> str | None:

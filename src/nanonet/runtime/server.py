@@ -18,12 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nanonet.core.errors import BundleError
-from nanonet.runtime.answers import ErrorAnswer, served
+from nanonet.runtime.answers import ErrorAnswer, Model, served
 from nanonet.runtime.observe import JsonHandler, log
-from nanonet.runtime.predictor import Predictor
 from nanonet.runtime.requests import RequestError
 from nanonet.runtime.service import ServerSettings, Service
-from nanonet.runtime.summarizer import Summarizer
 
 HEAD_BYTES = 524_288  # of a request's head and what is read along with it
 CONNECTIONS = 1000  # open at a time; further ones get 503
@@ -81,7 +79,7 @@ class Observed:
             )
 
 
-def create_app(model: Predictor | Summarizer, settings: ServerSettings) -> FastAPI:
+def create_app(model: Model, settings: ServerSettings) -> FastAPI:
     """Return the application; ``app.state.service`` is its `Service`."""
     service = Service(served(model), settings)
     app = FastAPI(
@@ -263,7 +261,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def create_server(model: Predictor | Summarizer, settings: ServerSettings) -> Server:
+def create_server(model: Model, settings: ServerSettings) -> Server:
     """Return the server of `create_app`, to be run on a bound socket.
 
     Raises:
@@ -291,7 +289,7 @@ def create_server(model: Predictor | Summarizer, settings: ServerSettings) -> Se
     return Server(config, app.state.service)
 
 
-def serve(model: Predictor | Summarizer, settings: ServerSettings, listener: socket.socket) -> None:
+def serve(model: Model, settings: ServerSettings, listener: socket.socket) -> None:
     """Serve on a bound socket until SIGTERM or SIGINT, logging to stderr.
 
     Raises:

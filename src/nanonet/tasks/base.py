@@ -1,6 +1,7 @@
 """What a task must give: what learners answer, how tables become rows of tokens, and one score.
 
-A *unit* is what gets one answer: a document, or a sentence of it. A *row* is what the encoder reads
+A *unit* is what gets one answer: a document, a sentence of it, or, where a document may have many
+labels, the question whether it has one of them. A *row* is what the encoder reads
 at once: the tokens of a text, or, where units are sentences, a `Window` of a document.
 """
 
@@ -29,7 +30,8 @@ class Outputs:
 
     Attributes:
         level: whether a unit is a document or a sentence.
-        link: ``softmax``: a logit per class; ``sigmoid``: one logit, for yes.
+        link: ``softmax``: a logit per class; ``sigmoid``: one logit, for yes; of a document, one
+            for each label.
         features: numbers per unit that the head reads beside the pooled vector.
     """
 
@@ -37,13 +39,19 @@ class Outputs:
     link: Link = "softmax"
     features: int = 0
 
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether each label of a document is a question of its own."""
+        return self.level == "document" and self.link == "sigmoid"
+
     def logits(self, classes: int) -> int:
-        """Return how many logits a unit gets."""
-        return 1 if self.link == "sigmoid" else classes
+        """Return how many logits a pooled vector gets."""
+        return 1 if self.level == "sentence" else classes
 
 
 OUTPUTS = {
     "classification": Outputs(),
+    "multilabel": Outputs(link="sigmoid"),
     "summarization": Outputs("sentence", "sigmoid", FEATURES),
 }
 

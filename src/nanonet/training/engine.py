@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from nanonet.training.optim import (
 from nanonet.training.plan import Phase, Plan
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile, traced_steps
-from nanonet.training.propagation import SoftLabels, propagate
+from nanonet.training.propagation import SoftLabels, propagate, propagate_each
 from nanonet.training.step import Batch, PhaseStep
 
 
@@ -45,7 +45,8 @@ class TrainingRows:
 
     Attributes:
         labeled: rows.
-        labels: class indexes of the labelled rows' units, (U,).
+        labels: class indexes of the labelled rows' units, (U,); where a text may have many labels,
+            whether it has each of them, text by text.
         unlabeled: rows; empty without unlabelled text.
         class_weights: how much labelled units of each class count, (C,); None: all the same.
     """
@@ -236,7 +237,7 @@ class Engine:
         return Batch(
             [self.rows.labeled[i] for i in labeled],
             [self.rows.unlabeled[i] for i in unlabeled],
-            torch.from_numpy(self.rows.labels[units_of(labeled, self._units[0])]).to(
+            torch.from_numpy(_taken(self.rows.labels, labeled, self._units[0])).to(
                 self.hardware.device
             ),
             self.config.training.max_padding,
@@ -253,8 +254,8 @@ class Engine:
     def _targets(self, rows: Ids) -> SoftTargets | None:
         if self.soft_labels is None:
             return None
-        units = units_of(rows, self._units[1])
-        parts = (self.soft_labels.probabilities[units], self.soft_labels.confidence[units])
+        both = (self.soft_labels.probabilities, self.soft_labels.confidence)
+        parts = (_taken(values, rows, self._units[1]) for values in both)
         return SoftTargets(*(torch.from_numpy(a).to(self.hardware.device) for a in parts))
 
     def _propagate(self) -> SoftLabels:
@@ -265,6 +266,9 @@ class Engine:
             for ids in (self.rows.labeled, self.rows.unlabeled)
         )
         labels, settings = self.rows.labels, self.config.propagation
+        if source.outputs.is_multilabel:
+            flags = labels.reshape(len(labeled), -1)
+            return propagate_each(labeled, flags, unlabeled, settings)
         return propagate(labeled, labels, unlabeled, source.classes, settings)
 
     def _run_phase(
@@ -321,6 +325,19 @@ class Engine:
         }
         losses = {k: v / position.counts[k] for k, v in position.sums.items()}
         return LogRow(position.step, losses, rates, position.seconds, tokens_per_second)
+
+
+def _taken(values: NDArray[Any], rows: Ids, counts: Ids) -> NDArray[Any]:
+    """Return the values of the units of some rows.
+
+    Args:
+        values: of the units of all rows, (U, ...), or of each unit's labels, (U L, ...).
+        rows: their positions.
+        counts: units of every row.
+    """
+    of_units = values.reshape(int(counts.sum()), -1, *values.shape[1:])
+    taken: NDArray[Any] = of_units[units_of(rows, counts)].reshape(-1, *values.shape[1:])
+    return taken
 
 
 def set_dropout(module: nn.Module, share: float) -> None:

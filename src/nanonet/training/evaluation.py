@@ -39,11 +39,12 @@ def predict_logits(
     """
     if learner.is_encoder_idle:
         return _feature_logits(learner, ids)
-    logits = np.zeros((int(unit_counts(ids).sum()), learner.classes), dtype=np.float32)
-    for units, output in _read_all(learner, ids, hardware, max_padding, processes):
-        logits[units] = output.logits.float().cpu().numpy()
+    vectors, shape = int(unit_counts(ids).sum()), (learner.questions, learner.classes)
+    logits = np.zeros((vectors, *shape), dtype=np.float32)
+    for places, output in _read_all(learner, ids, hardware, max_padding, processes):
+        logits[places] = output.logits.float().cpu().numpy().reshape(-1, *shape)
     processes.add_up(torch.from_numpy(logits))
-    return logits
+    return logits.reshape(-1, learner.classes)
 
 
 def _feature_logits(learner: Learner, rows: Sequence[Row]) -> NDArray[np.float32]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.core.bundle import Calibration, Priors
+from nanonet.core.bundle import Calibration, Priors, Thresholds
 from nanonet.core.config import Config
 from nanonet.models.cohort import TEACHER
 from nanonet.tasks.base import Row, unit_counts
 from nanonet.tasks.calibration import fit_temperature, smoothed, temperature_of_confidence
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
+from nanonet.tasks.multilabel import best_thresholds, logits_of_units, sigmoid
 from nanonet.tasks.stored import random_rows
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.prepare import Prepared
@@ -33,6 +34,7 @@ class Outcome:
     selection: Selection
     calibration: Calibration | None
     priors: Priors | None
+    thresholds: Thresholds | None = None
 
 
 def conclude(prepared: Prepared, config: Config, labels: LabelSet) -> Outcome:
@@ -42,7 +44,8 @@ def conclude(prepared: Prepared, config: Config, labels: LabelSet) -> Outcome:
     calibration = calibrate(prepared, answers, selection.selected)
     temperature = 1.0 if calibration is None else calibration.temperature
     priors = find_priors(prepared, config, labels, answers, selection.selected, temperature)
-    return Outcome(selection, calibration, priors)
+    thresholds = find_thresholds(prepared, answers, selection.selected, temperature)
+    return Outcome(selection, calibration, priors, thresholds)
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,21 @@ def select(prepared: Prepared, answers: Answers) -> Selection:
 
 
 def calibrate(prepared: Prepared, answers: Answers, selected: str) -> Calibration | None:
-    """Return the temperature of the learner to ship; None for tasks without classes.
+    """Return the temperature of the learner to ship; None for tasks on sentences.
 
     With validation labels it is the one of least cross-entropy. Without them, the cohort's
     disagreement on unlabelled texts says between which bounds the accuracy lies. A mean confidence
-    beyond them is brought to the nearer one; one between them stays, so that little is spoilt.
+    beyond them is brought to the nearer one; one between them stays, so that little is spoilt. How
+    such bounds hold where texts have many labels was not measured: nothing is fitted there.
     """
-    if prepared.task.outputs.link != "softmax" or prepared.task.outputs.level != "document":
+    if prepared.task.outputs.level != "document":
         return None
     logits = answers.logits[selected]
     if answers.truth is not None:
         temperature = fit_temperature(logits, smoothed(answers.truth, logits.shape[1]))
         return Calibration(temperature, f"labels of {answers.rows}", answers.examples)
+    if prepared.task.outputs.is_multilabel:
+        return None
     peers = [z.argmax(-1) for name, z in answers.logits.items() if name != selected]
     if not peers or "unlabeled" not in prepared.tables:
         return Calibration(1.0, "none: no unlabelled texts on which learners could disagree", 0)
@@ -134,6 +140,21 @@ def calibrate(prepared: Prepared, answers: Answers, selected: str) -> Calibratio
     temperature = 1.0 if wanted == confidence else temperature_of_confidence(logits, wanted)
     temperature = float(np.clip(temperature, 1 / LARGEST_CHANGE, LARGEST_CHANGE))
     return Calibration(temperature, f"disagreement of the cohort on {answers.rows}", 0)
+
+
+def find_thresholds(
+    prepared: Prepared, answers: Answers, selected: str, temperature: float
+) -> Thresholds | None:
+    """Return from which probability on a text gets each label, where it may have several.
+
+    They take validation labels; without them a half is as good a guess as any: None.
+    """
+    if not prepared.task.outputs.is_multilabel or answers.truth is None:
+        return None
+    labels = len(answers.truth) // answers.examples
+    probabilities = sigmoid(logits_of_units(answers.logits[selected], labels) / temperature)
+    values = best_thresholds(answers.truth.reshape(-1, labels) == 1, probabilities)
+    return Thresholds(values, f"best F1 on {answers.rows}", answers.examples)
 
 
 def find_priors(

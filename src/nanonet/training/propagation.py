@@ -55,23 +55,65 @@ def propagate(
         classes: number of classes C.
         config: neighbours, alpha, iterations, and whether to `combine` them with a classifier's.
     """
-    graph = neighbour_graph(np.concatenate([labeled, unlabeled]), config.neighbours)
-    start = np.zeros((graph.shape[0], classes), dtype=np.float32)
     counts = np.bincount(labels, minlength=classes)
+    start = np.zeros((len(labels), classes), dtype=np.float32)
     start[np.arange(len(labels)), labels] = 1.0 / counts[labels]
+    found = _soft_labels(_spread(start, labeled, unlabeled, config))
+    return combine(found, labeled, labels, unlabeled) if config.classifier else found
+
+
+def propagate_each(
+    labeled: Vectors, flags: NDArray[np.int64], unlabeled: Vectors, config: PropagationConfig
+) -> SoftLabels:
+    """Return soft labels where a text may have many labels: each of them spreads on its own.
+
+    Both answers spread, that a text has the label and that it has not, to masses that are as the
+    labelled texts' shares.
+
+    Args:
+        labeled: L2-normalised vectors (n_l, H).
+        flags: 1 where a text has a label, else 0, (n_l, L).
+        unlabeled: L2-normalised vectors (n_u, H).
+        config: neighbours, alpha and iterations.
+
+    Returns:
+        Those of each label of each text: (n_u L, 2) and (n_u L,).
+    """
+    answers = np.stack([1 - flags, flags], axis=-1)  # (n_l, L, 2)
+    counts = answers.sum(0, keepdims=True)
+    start = (answers / np.maximum(counts, 1)).reshape(len(flags), -1).astype(np.float32)
+    mass = _spread(start, labeled, unlabeled, config).reshape(len(unlabeled), -1, 2)
+    return _soft_labels((mass * (counts / len(flags))).astype(np.float32).reshape(-1, 2))
+
+
+def _spread(
+    start: Vectors, labeled: Vectors, unlabeled: Vectors, config: PropagationConfig
+) -> Vectors:
+    """Return what has reached the unlabelled texts, (n_u, K), of columns of the same mass.
+
+    Args:
+        start: what the labelled texts have, (n_l, K).
+        labeled, unlabeled, config: see `propagate`.
+    """
+    graph = neighbour_graph(np.concatenate([labeled, unlabeled]), config.neighbours)
+    start = np.concatenate([start, np.zeros((len(unlabeled), start.shape[1]), dtype=np.float32)])
     spread = start
     for _ in range(config.iterations):
         spread = config.alpha * (graph @ spread) + (1.0 - config.alpha) * start
     mass = spread / np.maximum(spread.sum(0, keepdims=True), 1e-12)
-    found = mass[len(labels) :]
+    reached: Vectors = mass[len(labeled) :]
+    return reached
+
+
+def _soft_labels(found: Vectors) -> SoftLabels:
+    """Return soft labels of masses (n, C)."""
     total = found.sum(1, keepdims=True)
-    uniform = np.full_like(found, 1.0 / classes)
     reached = total > 1e-30
+    uniform = np.full_like(found, 1.0 / found.shape[1])
     probabilities = np.where(reached, found / np.maximum(total, 1e-30), uniform)
     exact = probabilities.astype(np.float64)  # flat ones differ by less than 32 bits can hold
     confidence = np.where(reached[:, 0], clearness(exact), 0.0)
-    found = SoftLabels(probabilities.astype(np.float32), confidence.astype(np.float32))
-    return combine(found, labeled, labels, unlabeled) if config.classifier else found
+    return SoftLabels(probabilities.astype(np.float32), confidence.astype(np.float32))
 
 
 def clearness(probabilities: Floats) -> Floats:

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanonet.core.bundle import Priors
+from nanonet.core.bundle import Priors, Thresholds
 from nanonet.core.config import Config, build, to_dict
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.core.files import write_json, write_text
@@ -261,6 +261,12 @@ class RunFolder:
         """The class shares that the selected learner's logits are to be fitted to."""
         found = self.read_summary().get("priors")
         return build(Priors, found) if found else None
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """From which probability on a text gets each label; None: half."""
+        found = self.read_summary().get("thresholds")
+        return build(Thresholds, found) if found else None
 
     @property
     def finished(self) -> bool:

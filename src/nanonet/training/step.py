@@ -265,8 +265,9 @@ class PhaseStep:
 
         tokens, pairs = sum(lengths), sum(n * n for n in lengths)
         units = int(unit_counts(self._batch.labeled).sum())
+        questions = len(output.logits) // max(len(output.pooled), 1)
         return LearnerOutput(
-            part(output.logits, units),
+            part(output.logits, units * questions),
             part(output.pooled, units),
             tuple(part(state, tokens) for state in output.hidden_states),
             {k: tuple(part(m, pairs) for m in maps) for k, maps in output.attention.items()},

@@ -7,6 +7,7 @@ from nanonet.core.config import Config
 from nanonet.tasks.base import Task
 from nanonet.training.documents import Summarization
 from nanonet.training.inputs import Classification
+from nanonet.training.multilabel import Multilabel
 
 
 def make_task(config: Config) -> Task[Any]:
@@ -17,6 +18,7 @@ def make_task(config: Config) -> Task[Any]:
     """
     kinds: dict[str, Callable[[Config], Task[Any]]] = {
         "classification": Classification,
+        "multilabel": Multilabel,
         "summarization": Summarization,
     }
     return kinds[config.task](config)

@@ -279,6 +279,7 @@ def _finish(
         "selection": selection.to_dict(),
         "calibration": to_dict(outcome.calibration) if outcome.calibration else None,
         "priors": to_dict(outcome.priors) if outcome.priors else None,
+        "thresholds": to_dict(outcome.thresholds) if outcome.thresholds else None,
         "layer_maps": {name: list(cohort[name].layer_map) for name in cohort},
         "trainable_parameters": {name: cohort[name].trainable_count() for name in cohort},
         "total_parameters": {name: cohort[name].total_count() for name in cohort},

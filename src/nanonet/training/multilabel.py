@@ -1,0 +1,110 @@
+"""The task of labelling texts that may have several labels each, or none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanonet.core.config import Config
+from nanonet.core.errors import ConfigError, DataError
+from nanonet.data.checks import duplicate_count
+from nanonet.data.multilabel import MultilabelTable, flags_of, read_multilabel
+from nanonet.data.readers import TextStream, open_stream, stream_of, table_from_lists
+from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
+from nanonet.tasks.labels import LabelSet, quoted
+from nanonet.tasks.multilabel import logits_of_units, micro_f1
+from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, encoding_warnings
+from nanonet.training.streams import StreamedTexts, encode_stream
+
+
+class Multilabel(Task[MultilabelTable | TextStream]):
+    """Every label is a question of its own: a text has a unit for each."""
+
+    outputs = OUTPUTS["multilabel"]
+
+    def __init__(self, config: Config) -> None:
+        self.metric = "micro F1"
+        self._data = config.data
+        if config.propagation.classifier:
+            raise ConfigError(
+                "propagation.classifier is for labels that exclude each other: leave it out of the"
+                " task multilabel"
+            )
+
+    def read(self, source: str, labeled: bool) -> MultilabelTable | TextStream:
+        """See `Task.read`."""
+        if not labeled:
+            return open_stream(source, self._data.text_column)
+        return read_multilabel(source, self._data, labels="required")
+
+    def label_set(self, labeled: MultilabelTable | TextStream) -> LabelSet:
+        """See `Task.label_set`."""
+        return label_set_of(_table(labeled))
+
+    def warnings(
+        self, tables: Mapping[str, MultilabelTable | TextStream], labels: LabelSet
+    ) -> list[str]:
+        """See `Task.warnings`: a single label is an error."""
+        table = _table(tables["labeled"])
+        if len(labels) < 2:
+            raise DataError(
+                f"{table.source} has only one label ({quoted(labels.names[0])}): for a single yes"
+                " or no, train with --task classification and two classes"
+            )
+        if "validation" in tables:
+            encode_labels(_table(tables["validation"]), labels)
+        warnings = []
+        if always := [
+            n for n, f in zip(labels.names, flags_of(table, labels).T, strict=True) if f.all()
+        ]:
+            warnings.append(
+                f"{table.source}: every text has the label {quoted(always[0])}: without texts that"
+                " have it not, nothing can be learnt of it"
+            )
+        if copies := duplicate_count(table.texts):
+            warnings.append(f"{table.source}: {copies} copies of an earlier text; decide on one")
+        return warnings
+
+    def encode(
+        self, table: MultilabelTable | TextStream, labels: LabelSet | None, tokenizer: TextTokenizer
+    ) -> EncodedTable:
+        """See `Task.encode`."""
+        if labels is None:
+            if isinstance(table, MultilabelTable):
+                table = stream_of(table_from_lists(table.texts, None, table.source))
+            streamed = encode_stream(table, tokenizer)
+            # As a view of one number, it takes no memory.
+            unknown = np.broadcast_to(np.int64(-1), len(streamed.ids))
+            return EncodedTable(table.source, streamed, unknown)
+        truth = encode_labels(_table(table), labels)
+        return EncodedTable(table.source, tokenizer.encode(_table(table).texts), truth)
+
+    def encoding_warnings(self, encoded: EncodedTable, max_length: int) -> list[str]:
+        """See `Task.encoding_warnings`."""
+        texts = encoded.encoded
+        assert isinstance(texts, EncodedTexts | StreamedTexts)
+        return encoding_warnings(encoded.source, texts, max_length)
+
+    def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
+        """Return the micro-averaged F1 at a probability of a half."""
+        labels = len(encoded.truth) // encoded.examples
+        truth = encoded.truth.reshape(-1, labels) == 1
+        return micro_f1(truth, logits_of_units(logits, labels) >= 0.0)
+
+
+def label_set_of(table: MultilabelTable) -> LabelSet:
+    """Return the labels of a table (see `LabelSet.from_columns` for errors)."""
+    pairs = zip(table.label_lists or [], table.rows, strict=True)
+    each = [(label, row) for own, row in pairs for label in own]
+    return LabelSet.from_columns([y for y, _ in each], None, table.source, [r for _, r in each])
+
+
+def encode_labels(table: MultilabelTable, labels: LabelSet) -> NDArray[np.int64]:
+    """Return whether each text has each label, 0 or 1, text by text: (n L,)."""
+    return flags_of(table, labels).astype(np.int64).ravel()
+
+
+def _table(texts: MultilabelTable | TextStream) -> MultilabelTable:
+    assert isinstance(texts, MultilabelTable), "only unlabelled texts come as a stream"
+    return texts
