@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanonet.core.errors import NanoNetError
-    from nanonet.estimators import NanoNetClassifier, NanoNetSummarizer
-    from nanonet.runtime.predictor import Predictor
+    from nanonet.estimators import (
+        NanoNetClassifier,
+        NanoNetMultilabelClassifier,
+        NanoNetSummarizer,
+    )
+    from nanonet.runtime.predictor import MultilabelPredictor, Predictor
     from nanonet.runtime.summarizer import Summarizer
 
 __version__ = metadata.version("nanonet")
 __all__ = [
+    "MultilabelPredictor",
     "NanoNetClassifier",
     "NanoNetError",
+    "NanoNetMultilabelClassifier",
     "NanoNetSummarizer",
     "Predictor",
     "Summarizer",
@@ -24,8 +30,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MultilabelPredictor": "nanonet.runtime.predictor",
     "NanoNetClassifier": "nanonet.estimators",
     "NanoNetError": "nanonet.core.errors",
+    "NanoNetMultilabelClassifier": "nanonet.estimators",
     "NanoNetSummarizer": "nanonet.estimators",
     "Predictor": "nanonet.runtime.predictor",
     "Summarizer": "nanonet.runtime.summarizer",

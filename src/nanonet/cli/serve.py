@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -102,7 +103,10 @@ def serve(
     settings = ServerSettings(max_latency_ms / 1000, limits, read_token(token_file))
     with bind(host, port) as listener:
         with opened_bundle(Path(bundle)) as folder:
-            kinds = {"summarization": Summarizer, "multilabel": MultilabelPredictor}
+            kinds: dict[str, Any] = {
+                "summarization": Summarizer,
+                "multilabel": MultilabelPredictor,
+            }
             kind = kinds.get(task_of(folder), Predictor)
             model = kind.load(folder, threads=threads)
         listener.listen(BACKLOG)  # from the next line on, clients may come

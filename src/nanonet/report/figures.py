@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.report.run import ClassEvaluation, Evaluation, Interval, SummaryEvaluation
+from nanonet.report.run import (
+    ClassEvaluation,
+    Evaluation,
+    Interval,
+    MultilabelEvaluation,
+    SummaryEvaluation,
+)
 from nanonet.tasks.metrics import class_scores
 
 Z = 1.959964  # 95% of a normal distribution lie within so many standard deviations
@@ -49,6 +55,8 @@ def headline(evaluation: Evaluation) -> tuple[str, str]:
     if isinstance(evaluation, SummaryEvaluation):
         metric = next(iter(evaluation.intervals))
         return _named(metric), percent(evaluation.rouge[evaluation.selected][metric])
+    if isinstance(evaluation, MultilabelEvaluation):
+        return "micro F1", f"{percent(evaluation.micro_f1[evaluation.selected])}%"
     assert isinstance(evaluation, ClassEvaluation)
     return "accuracy", f"{percent(evaluation.accuracy[evaluation.selected])}%"
 
@@ -57,12 +65,33 @@ def tables_of(evaluation: Evaluation, classes: list[str]) -> list[Table]:
     """Return all that an evaluation says."""
     if isinstance(evaluation, SummaryEvaluation):
         return [_rouge(evaluation), _margins(evaluation)]
+    if isinstance(evaluation, MultilabelEvaluation):
+        return [_label_rates(evaluation), _per_label(evaluation)]
     assert isinstance(evaluation, ClassEvaluation)
     tables = [_rates(evaluation)]
     if evaluation.selected in evaluation.confusion:
         counts = evaluation.confusion[evaluation.selected]
         tables += [_confusions(counts, classes), _per_class(counts, classes)]
     return tables
+
+
+def _label_rates(evaluation: MultilabelEvaluation) -> Table:
+    n = evaluation.examples
+    rows = [
+        [name, percent(f1), percent(right), between(wilson(right * n, n))]
+        for (name, f1), right in zip(
+            evaluation.micro_f1.items(), evaluation.accuracy.values(), strict=True
+        )
+    ]
+    for row in rows:
+        row.append(percent(evaluation.macro_f1) if row[0] == evaluation.selected else "")
+    head = ["learner", "micro-F1, %", "all labels right, %", "95% interval", "macro-F1, %"]
+    return Table("All learners", head, rows, evaluation.selected)
+
+
+def _per_label(evaluation: MultilabelEvaluation) -> Table:
+    rows = [[name, percent(f1)] for name, f1 in evaluation.by_label.items()]
+    return Table("Each label, the shipped learner", ["label", "F1, %"], rows)
 
 
 def wilson(hits: float, n: int) -> Interval:

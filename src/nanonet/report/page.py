@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.core.files import write_text
 from nanonet.data.documents import DocumentTable
+from nanonet.data.multilabel import MultilabelTable
 from nanonet.data.readers import TextTable
 from nanonet.report.charts import draw_charts
 from nanonet.report.examples import DocumentExample, TextExamples, classify, summarize
@@ -52,6 +53,10 @@ def write_report(run: Run, out: Path, table: TextTable | None = None) -> None:
     documents: Sequence[DocumentExample] = ()
     if isinstance(table, DocumentTable):
         documents = summarize(run.path, table)
+    elif isinstance(table, MultilabelTable):
+        from nanonet.scoring.multilabel import evaluate_run
+
+        evaluate_run(run.path, table)
     elif table is not None:
         texts = classify(run.path, table, run.classes)
     if table is not None:
@@ -94,9 +99,10 @@ def _title(run: Run) -> str:
     rows = {i.kind: i.rows for i in run.inputs}
     labeled, unlabeled = rows.get("labeled", 0), rows.get("unlabeled", 0)
     units = "documents" if run.task == SUMMARIZATION else "texts"
-    what = (
-        "Summarizer" if run.task == SUMMARIZATION else f"Classifier of {len(run.classes)} classes"
-    )
+    what = {
+        SUMMARIZATION: "Summarizer",
+        "multilabel": f"Model of {len(run.classes)} labels",
+    }.get(run.task, f"Classifier of {len(run.classes)} classes")
     more = f" and {unlabeled:,} unlabelled" if unlabeled else ""
     return f"{what}, from {labeled:,} labelled{more} {units}"
 

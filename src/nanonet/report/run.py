@@ -132,6 +132,23 @@ class ClassEvaluation(Evaluation):
 
 
 @dataclass(frozen=True)
+class MultilabelEvaluation(Evaluation):
+    """An evaluation where a text may have several labels.
+
+    Attributes:
+        accuracy: share of texts all of whose labels are right, by learner.
+        micro_f1: by learner.
+        macro_f1: of the shipped learner.
+        by_label: F1 of the shipped learner, by label.
+    """
+
+    accuracy: dict[str, float]
+    micro_f1: dict[str, float]
+    macro_f1: float
+    by_label: dict[str, float]
+
+
+@dataclass(frozen=True)
 class SummaryEvaluation(Evaluation):
     """An evaluation of a summarizer.
 
@@ -300,6 +317,8 @@ def _point(row: Any) -> Point:
 def _evaluation(row: Any, classes: int) -> Evaluation:
     if row["selected"] not in row["learners"] or row["examples"] < 1:
         raise ValueError("it has no row or no shipped learner")
+    if "by_label" in row:
+        return _multilabel_evaluation(row)
     return _summary_evaluation(row) if "budget" in row else _class_evaluation(row, classes)
 
 
@@ -321,6 +340,16 @@ def _class_evaluation(row: Any, classes: int) -> ClassEvaluation:
         accuracy=_by_name(row["learners"], _share),
         macro_f1=_share(row["macro_f1"]),
         confusion=confusion,
+    )
+
+
+def _multilabel_evaluation(row: Any) -> MultilabelEvaluation:
+    return MultilabelEvaluation(
+        *_common(row, "accuracy", "micro_f1", "macro_f1"),
+        accuracy=_by_name(row["learners"], _share),
+        micro_f1=_by_name(row["learners_micro_f1"], _share),
+        macro_f1=_share(row["macro_f1"]),
+        by_label=_by_name(row["by_label"], _share),
     )
 
 
