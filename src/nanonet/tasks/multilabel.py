@@ -68,16 +68,41 @@ def best_thresholds(truth: Flags, probabilities: Floats) -> list[float]:
     return [_best(truth[:, k], probabilities[:, k]) if own[k] else shared for k in range(len(own))]
 
 
-def _best(truth: Flags, probabilities: Floats) -> float:
-    """Return the threshold of the best F1, in the middle of its gap.
+def expected_thresholds(probabilities: Floats) -> list[float]:
+    """Return from which probability on each label gives the best F1, if the probabilities are true.
 
-    Of equal ones the one that is nearest to a half.
+    If k texts are given a label, those of the highest p, then F1 is about
+    2 sum of their p / (k + sum of all p) (Lipton et al. 2014). No text's label is needed.
+
+    Args:
+        probabilities: (n, L).
     """
+    found = []
+    for own in probabilities.T.astype(np.float64):
+        p = np.sort(own)[::-1]
+        scores = 2 * p.cumsum() / (np.arange(1, len(p) + 1) + p.sum())
+        found.append(_threshold(p, scores))
+    return found
+
+
+def _best(truth: Flags, probabilities: Floats) -> float:
+    """Return the threshold of the best F1."""
     if not truth.any():
         return DEFAULT_THRESHOLD
     order = np.argsort(-probabilities, kind="stable")
     p, hits = probabilities[order].astype(np.float64), truth[order].cumsum()
-    scores = 2 * hits / (np.arange(1, len(p) + 1) + hits[-1])  # if so many are given
+    return _threshold(p, 2 * hits / (np.arange(1, len(p) + 1) + hits[-1]))
+
+
+def _threshold(p: Floats, scores: Floats) -> float:
+    """Return the threshold of the best score, in the middle of its gap.
+
+    Of equal ones the one that is nearest to a half.
+
+    Args:
+        p: probabilities, falling, (n,).
+        scores: what giving the label to the first 1, 2 .. n of them is worth.
+    """
     last = np.append(p[1:] < p[:-1], True)  # equal ones are given together
     below = np.append(p[1:], 0.0)
     middle = (p + below) / 2

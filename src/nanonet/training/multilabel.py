@@ -10,7 +10,7 @@ from nanonet.core.config import Config
 from nanonet.core.errors import ConfigError, DataError
 from nanonet.data.checks import duplicate_count
 from nanonet.data.multilabel import MultilabelTable, flags_of, read_multilabel
-from nanonet.data.readers import TextStream, open_stream, stream_of, table_from_lists
+from nanonet.data.readers import TextStream, TextTable, open_stream, stream_of
 from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
 from nanonet.tasks.labels import LabelSet, quoted
 from nanonet.tasks.multilabel import logits_of_units, micro_f1
@@ -18,7 +18,7 @@ from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, encoding_war
 from nanonet.training.streams import StreamedTexts, encode_stream
 
 
-class Multilabel(Task[MultilabelTable | TextStream]):
+class Multilabel(Task[TextTable | TextStream]):
     """Every label is a question of its own: a text has a unit for each."""
 
     outputs = OUTPUTS["multilabel"]
@@ -32,19 +32,17 @@ class Multilabel(Task[MultilabelTable | TextStream]):
                 " task multilabel"
             )
 
-    def read(self, source: str, labeled: bool) -> MultilabelTable | TextStream:
+    def read(self, source: str, labeled: bool) -> TextTable | TextStream:
         """See `Task.read`."""
         if not labeled:
             return open_stream(source, self._data.text_column)
         return read_multilabel(source, self._data, labels="required")
 
-    def label_set(self, labeled: MultilabelTable | TextStream) -> LabelSet:
+    def label_set(self, labeled: TextTable | TextStream) -> LabelSet:
         """See `Task.label_set`."""
         return label_set_of(_table(labeled))
 
-    def warnings(
-        self, tables: Mapping[str, MultilabelTable | TextStream], labels: LabelSet
-    ) -> list[str]:
+    def warnings(self, tables: Mapping[str, TextTable | TextStream], labels: LabelSet) -> list[str]:
         """See `Task.warnings`: a single label is an error."""
         table = _table(tables["labeled"])
         if len(labels) < 2:
@@ -67,13 +65,12 @@ class Multilabel(Task[MultilabelTable | TextStream]):
         return warnings
 
     def encode(
-        self, table: MultilabelTable | TextStream, labels: LabelSet | None, tokenizer: TextTokenizer
+        self, table: TextTable | TextStream, labels: LabelSet | None, tokenizer: TextTokenizer
     ) -> EncodedTable:
         """See `Task.encode`."""
         if labels is None:
-            if isinstance(table, MultilabelTable):
-                table = stream_of(table_from_lists(table.texts, None, table.source))
-            streamed = encode_stream(table, tokenizer)
+            stream = stream_of(table) if isinstance(table, TextTable) else table
+            streamed = encode_stream(stream, tokenizer)
             # As a view of one number, it takes no memory.
             unknown = np.broadcast_to(np.int64(-1), len(streamed.ids))
             return EncodedTable(table.source, streamed, unknown)
@@ -105,6 +102,6 @@ def encode_labels(table: MultilabelTable, labels: LabelSet) -> NDArray[np.int64]
     return flags_of(table, labels).astype(np.int64).ravel()
 
 
-def _table(texts: MultilabelTable | TextStream) -> MultilabelTable:
-    assert isinstance(texts, MultilabelTable), "only unlabelled texts come as a stream"
+def _table(texts: TextTable | TextStream) -> MultilabelTable:
+    assert isinstance(texts, MultilabelTable), "only unlabelled texts come in other forms"
     return texts

@@ -13,7 +13,12 @@ from nanonet.tasks.base import Row, unit_counts
 from nanonet.tasks.calibration import fit_temperature, smoothed, temperature_of_confidence
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
-from nanonet.tasks.multilabel import best_thresholds, logits_of_units, sigmoid
+from nanonet.tasks.multilabel import (
+    best_thresholds,
+    expected_thresholds,
+    logits_of_units,
+    sigmoid,
+)
 from nanonet.tasks.stored import random_rows
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.prepare import Prepared
@@ -147,12 +152,18 @@ def find_thresholds(
 ) -> Thresholds | None:
     """Return from which probability on a text gets each label, where it may have several.
 
-    They take validation labels; without them a half is as good a guess as any: None.
+    Of the best F1 on validation texts or, without them, of the best F1 that is to be expected on
+    unlabelled texts; with neither: None, a half.
     """
-    if not prepared.task.outputs.is_multilabel or answers.truth is None:
+    if not prepared.task.outputs.is_multilabel:
         return None
-    labels = len(answers.truth) // answers.examples
+    labels = prepared.cohort[selected].questions
     probabilities = sigmoid(logits_of_units(answers.logits[selected], labels) / temperature)
+    if answers.truth is None:
+        if "unlabeled" not in prepared.tables:
+            return None
+        method = f"best expected F1 on {answers.rows}, without labels"
+        return Thresholds(expected_thresholds(probabilities), method, 0)
     values = best_thresholds(answers.truth.reshape(-1, labels) == 1, probabilities)
     return Thresholds(values, f"best F1 on {answers.rows}", answers.examples)
 
