@@ -123,7 +123,7 @@ def test_data_needs_no_torch_but_for_augmentation():
 
 def test_public_names():
     expected = {"NanoNetClassifier", "NanoNetError", "NanoNetSummarizer", "Predictor", "Summarizer"}
-    expected |= {"__version__"}
+    expected |= {"MultilabelPredictor", "NanoNetMultilabelClassifier", "__version__"}
     assert set(nanonet.__all__) == expected
     assert set(dir(nanonet)) == expected
     for name in expected:

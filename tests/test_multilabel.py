@@ -137,6 +137,12 @@ def test_labels_that_cannot_be_read(tmp_path, row, says):
     assert "\n" not in str(error.value)
 
 
+def test_lists_of_labels_for_a_classifier(tmp_path):
+    write_table(tmp_path / "a.jsonl", {"text": ["x", "y"], "label": [["a", "b"], ["a"]]})
+    what = ["train", "--labeled", tmp_path / "a.jsonl", "--out", tmp_path / "r"]
+    refuse(*what, parts=["line 1", "is a list", "--task multilabel"])
+
+
 def test_mixed_kinds_and_unknown_labels(tmp_path):
     mixed = multilabel_from_lists(["x", "y"], [["a"], [1]], "given")
     with pytest.raises(DataError, match="mixes numbers and words"):

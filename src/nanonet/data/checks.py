@@ -71,6 +71,11 @@ def clean_label(value: Any, where: str, column: str) -> Label:
     cell = f"{where}, column {quoted(column)}"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{cell}: no label; label this row or remove it")
+    if isinstance(value, list | tuple | set | np.ndarray):
+        raise DataError(
+            f"{cell}: the label {quoted(value)} is a list; for several labels per text, train with"
+            " --task multilabel"
+        )
     if isinstance(value, bool):
         raise DataError(f"{cell}: the label is the truth value {value}; write 0 and 1, or words")
     raise DataError(f"{cell}: the label {quoted(value)} must be a whole number or a word")
