@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch.nn import functional as F
 
@@ -25,13 +25,16 @@ from nanonet.data.writers import write_table
 from nanonet.export import load_cohort
 from nanonet.tasks import multilabel
 from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import list_checkpoints
+from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.multilabel import encode_labels, label_set_of
 from nanonet.training.propagation import propagate, propagate_each
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
 from runs import FAST, refuse, succeed
+from test_engine import FP32
 from tiny import CLASS_WORDS, FILLER, make_settings
 
 NAMES = ["fruit", "metal", "water"]
@@ -238,6 +241,23 @@ def test_the_loss_is_the_binary_cross_entropy_of_all_labels(tmp_path, tiny_bert_
     for name in ("teacher", "student1"):
         assert rows[0]["losses"][f"{name}.supervised"] == pytest.approx(float(first), abs=1e-6)
         assert rows[1]["losses"][f"{name}.supervised"] < float(first)
+
+
+def test_students_are_chosen_by_average_precision(run, files):
+    summary = RunFolder(run).read_summary()
+    table = read_multilabel(files / "validation.csv", DataConfig(), labels="required")
+    truth = MultiLabelBinarizer(classes=NAMES).fit_transform(table.label_lists)
+    tokenizer = TextTokenizer(RunFolder(run).read_tokenizer(), 32)
+    scores = {}
+    for name in summary["students"]:
+        units = predict_logits(
+            load_cohort(RunFolder(run))[name], tokenizer.encode(table.texts).ids, FP32
+        )
+        logits = multilabel.logits_of_units(units, 3)
+        scores[name] = average_precision_score(truth, logits, average="micro")
+    assert summary["selection"]["scores"] == pytest.approx(scores, abs=1e-6)
+    assert summary["selected"] == max(scores, key=scores.get)
+    assert "average precision on 50 validation rows" in summary["selection"]["criterion"]
 
 
 def test_it_learns_and_says_how_well(run, bundle, files):

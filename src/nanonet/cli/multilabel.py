@@ -66,8 +66,11 @@ def evaluate_labels(
     click.echo(f"micro F1          {scores.micro_f1:.4f}")
     click.echo(f"macro F1          {scores.macro_f1:.4f}")
     click.echo(f"examples          {scores.examples}  in {scores.seconds:.1f} s")
+    if scores.learners:
+        others = "" if threshold is not None else ", at a threshold of 0.5 where not shipped"
+        click.echo(f"learners, micro F1{others}:")
     for name, value in scores.learners_micro_f1.items():
-        click.echo(f"  {name:16s}micro F1 {value:.4f}")
+        click.echo(f"  {name:14s}  {value:.4f}")
     for name, value in list(scores.by_label.items())[:SHOWN]:
         click.echo(f"  label {name}: F1 {value:.4f}")
     if len(scores.by_label) > SHOWN:

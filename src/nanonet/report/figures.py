@@ -86,7 +86,8 @@ def _label_rates(evaluation: MultilabelEvaluation) -> Table:
     for row in rows:
         row.append(percent(evaluation.macro_f1) if row[0] == evaluation.selected else "")
     head = ["learner", "micro-F1, %", "all labels right, %", "95% interval", "macro-F1, %"]
-    return Table("All learners", head, rows, evaluation.selected)
+    caption = "All learners; those that are not shipped at a threshold of a half"
+    return Table(caption, head, rows, evaluation.selected)
 
 
 def _per_label(evaluation: MultilabelEvaluation) -> Table:

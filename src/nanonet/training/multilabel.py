@@ -13,7 +13,6 @@ from nanonet.data.multilabel import MultilabelTable, flags_of, read_multilabel
 from nanonet.data.readers import TextStream, TextTable, open_stream, stream_of
 from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
 from nanonet.tasks.labels import LabelSet, quoted
-from nanonet.tasks.multilabel import logits_of_units, micro_f1
 from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, encoding_warnings
 from nanonet.training.streams import StreamedTexts, encode_stream
 
@@ -24,7 +23,7 @@ class Multilabel(Task[TextTable | TextStream]):
     outputs = OUTPUTS["multilabel"]
 
     def __init__(self, config: Config) -> None:
-        self.metric = "micro F1"
+        self.metric = "average precision"
         self._data = config.data
         if config.propagation.classifier:
             raise ConfigError(
@@ -84,10 +83,10 @@ class Multilabel(Task[TextTable | TextStream]):
         return encoding_warnings(encoded.source, texts, max_length)
 
     def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
-        """Return the micro-averaged F1 at a probability of a half."""
-        labels = len(encoded.truth) // encoded.examples
-        truth = encoded.truth.reshape(-1, labels) == 1
-        return micro_f1(truth, logits_of_units(logits, labels) >= 0.0)
+        """Return the average precision over all texts and labels, which needs no threshold."""
+        from sklearn.metrics import average_precision_score
+
+        return float(average_precision_score(encoded.truth, logits[:, 1] - logits[:, 0]))
 
 
 def label_set_of(table: MultilabelTable) -> LabelSet:
