@@ -57,7 +57,17 @@ def _architecture(model: Any, args: tuple[Any, ...], settings: Any) -> str:
         (name, hashlib.sha256(b.numpy().tobytes()).hexdigest()) for name, b in model.named_buffers()
     ]
     inputs = [(tuple(a.shape), str(a.dtype)) for a in args]
-    return repr((repr(model), modules, config, shapes, buffers, inputs, sorted(map(str, settings))))
+    return repr(
+        (
+            repr(model),
+            modules,
+            config,
+            shapes,
+            buffers,
+            inputs,
+            sorted((k, repr(v)) for k, v in settings.items()),
+        )
+    )
 
 
 def _shapes_the_graph(name: str, value: Any) -> bool:

@@ -27,7 +27,7 @@ from nanonet.benchmark.runner import Cell, duration, error_of
 from nanonet.benchmark.suite import DatasetConfig
 from nanonet.benchmark.table import about_data, markdown, show
 from nanonet.core.config import make_config, merge, parse_set, read_recipe, recipe_names
-from nanonet.core.errors import ConfigError
+from nanonet.core.errors import ConfigError, DataError
 from nanonet.data.checks import normalize_text
 from nanonet.data.readers import Columns, read_table
 from nanonet.data.writers import write_table
@@ -157,6 +157,12 @@ def test_foreign_texts_are_mixed_in(tmp_path, share, own, others):
     assert not set(drawn.unlabeled) & {*dataset.test.texts, *drawn.labeled}
     assert len(set(drawn.unlabeled)) == own + others
     assert 0 < sum(strange[: len(strange) // 2]) < sum(strange)
+
+
+def test_foreign_texts_that_are_no_others(tmp_path):
+    dataset = dataset_of(tmp_path, foreign="train.csv")
+    with pytest.raises(DataError, match="75 texts and 0 foreign ones make no mixture"):
+        draw(dataset, 3)
 
 
 def test_what_is_hard_is_part_of_a_draws_identity_and_is_told(tmp_path):

@@ -7,7 +7,6 @@ import json
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from torch.nn import functional as F
 
 from nanonet import MultilabelPredictor, NanoNetMultilabelClassifier, Predictor
-from nanonet.core.config import DataConfig, PropagationConfig
+from nanonet.core.config import Config, DataConfig, PropagationConfig
 from nanonet.core.errors import BundleError, ConfigError, DataError
 from nanonet.data.multilabel import multilabel_from_lists, read_multilabel
 from nanonet.data.readers import table_from_lists
@@ -32,6 +31,7 @@ from nanonet.training.inputs import TrainingTables
 from nanonet.training.multilabel import encode_labels, label_set_of
 from nanonet.training.propagation import propagate, propagate_each
 from nanonet.training.run_folder import RunFolder
+from nanonet.training.tasks import make_task
 from nanonet.training.train import train
 from runs import FAST, refuse, succeed
 from test_engine import FP32
@@ -138,6 +138,20 @@ def test_labels_that_cannot_be_read(tmp_path, row, says):
         read_multilabel(path, DataConfig(), labels="required")
     assert all(part in str(error.value) for part in says), error.value
     assert "\n" not in str(error.value)
+
+
+def test_cells_of_a_csv_file(tmp_path):
+    write_table(
+        tmp_path / "a.csv", {"text": list("vwxyz"), "label": ["1.0;2", "1", "nan", "[2]", ""]}
+    )
+    table = read_multilabel(tmp_path / "a.csv", DataConfig(), labels="required")
+    assert table.label_lists == [[1, 2], [1], [], [2], []]
+    write_table(tmp_path / "b.csv", {"text": ["x", "y"], "label": ["1", "1.5"]})
+    with pytest.raises(DataError, match=r"b.csv, line 3.*1.5 must be a whole number or a word"):
+        read_multilabel(tmp_path / "b.csv", DataConfig(), labels="required")
+    write_table(tmp_path / "c.jsonl", {"text": ["x"], "label": [[["a"]]]})
+    with pytest.raises(DataError, match="holds lists"):
+        read_multilabel(tmp_path / "c.jsonl", DataConfig(), labels="required")
 
 
 def test_lists_of_labels_for_a_classifier(tmp_path):
@@ -397,14 +411,19 @@ def test_answers_in_files_and_on_the_screen(bundle, files, tmp_path):
     assert nothing == f"(no label)\t{texts[0]}\n"
 
 
-def test_fewer_bits_and_tokens(run, files, tmp_path):
+def test_fewer_bits_and_tokens(run, bundle, files, tmp_path):
     small = ["--quantize", "int8", "--trim-vocabulary=20", "--data", files / "test.parquet"]
     told = succeed("export", run, "--out", tmp_path / "b", *small)
     assert "accuracy" in told.out
     succeed("evaluate", tmp_path / "b", "--data", files / "test.parquet", "--json")
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["task"] == "multilabel"
-    assert manifest["metrics"]["steps"][0]["agreement"] == 1.0
+    plain, smaller = (MultilabelPredictor.load(b) for b in (bundle, tmp_path / "b"))
+    texts, _ = truth_of(files)
+    same = [a == b for a, b in zip(plain(texts), smaller(texts), strict=True)]
+    assert manifest["metrics"]["steps"][-1]["agreement"] == pytest.approx(np.mean(same))
+    right = json.loads(succeed("evaluate", bundle, "--data", files / "test.parquet", "--json").out)
+    assert manifest["metrics"]["steps"][0]["accuracy"] == pytest.approx(right["accuracy"])
     # Without --data: the run's own unlabelled texts.
     succeed("export", run, "--out", tmp_path / "c", "--quantize", "int8")
 
@@ -488,6 +507,8 @@ def test_an_estimator_is_saved_and_loaded(bundle, files, tmp_path):
         ([["a"]], "2 texts but 1 lists of labels"),
         ([["a"], "b"], "no list of labels"),
         ([["a"], ["a"]], "only one label"),
+        ([[0, 0, 1], [1, 0, 1]], "label twice"),
+        (np.array([[1, 0, 1], [1, 0, 0]]), "column 1 of y is 0 for all texts"),
         ([[], []], "no labels"),
     ],
 )
@@ -572,13 +593,29 @@ def test_a_damaged_bundle(bundle, tmp_path):
         refuse("predict", folder, "x", parts=[says])
 
 
-def test_a_label_that_all_texts_have_is_told():
-    from nanonet.core.config import Config
-    from nanonet.training.tasks import make_task
+def warnings_of(*labels: list[str], validation: list[list[str]] | None = None) -> list[str]:
+    table = multilabel_from_lists([f"text {i}" for i in range(len(labels))], labels, "given")
+    tables = {"labeled": table}
+    if validation is not None:
+        texts = [f"other {i}" for i in range(len(validation))]
+        tables["validation"] = multilabel_from_lists(texts, validation, "held out")
+    task = make_task(dataclasses.replace(Config(), task="multilabel"))
+    return task.warnings(tables, label_set_of(table))
 
-    table = multilabel_from_lists(["x", "y"], [["a", "b"], ["a"]], "given")
-    task = make_task(
-        SimpleNamespace(task="multilabel", data=DataConfig(), propagation=Config().propagation)
-    )
-    (warning,) = task.warnings({"labeled": table}, label_set_of(table))
-    assert "every text has the label 'a'" in warning
+
+def test_odd_labels_are_told():
+    assert warnings_of(["a", "b"], ["a"], []) == []
+    (warning,) = warnings_of(["a", "b"], ["a"])
+    assert "every text has 'a'" in warning
+    (warning,) = warnings_of(["a"], ["b"])
+    assert "no text has several labels" in warning
+    with pytest.raises(DataError, match="held out: no text has a label"):
+        warnings_of(["a", "b"], [], validation=[[], []])
+    nothing = dataclasses.replace(Config(), task="multilabel", data=DataConfig(label_separator=""))
+    with pytest.raises(ConfigError, match="label_separator"):
+        make_task(nothing)
+
+
+def test_a_run_of_another_task_is_no_start(run, corpus, tiny_bert_folder, tmp_path):
+    what = ["train", "--labeled", corpus / "labeled.csv", "--backbone", tiny_bert_folder, *FAST]
+    refuse(*what, "--init", run, "--out", tmp_path / "r", parts=["it has other task"])

@@ -525,6 +525,9 @@ def test_a_run_takes_the_steps_its_labels_ask_for_and_is_resumed_so(tmp_path, ti
     (out / "summary.json").unlink()
     assert train(config, lambda: tables, out, mode="resume")["steps"] == 4
     (out / "summary.json").unlink()
+    other = make_settings(tiny_bert_folder, "training.steps=7", "training.labeled_batch=90")
+    with pytest.raises(RunError, match=r"training\.steps=4, not 7"):
+        train(other, lambda: tables, out, mode="resume")
     larger = make_tables(labeled=45)  # 135 labels: five steps
     with pytest.raises(RunError, match="labeled differs"):
         train(config, lambda: larger, out, mode="resume")

@@ -151,6 +151,11 @@ def draw(dataset: Dataset, seed: int) -> Draw:
         known = {normalize_text(text) for text in (*train.texts, *kept_out.texts)}
         others = [t for t in dict.fromkeys(dataset.foreign.texts) if normalize_text(t) not in known]
         unlabeled = _mixed(unlabeled, others, config.foreign_share, chance)
+        if not unlabeled:
+            raise DataError(
+                f"datasets.{dataset.name}: {len(pool)} texts and {len(others)} foreign ones make no"
+                f" mixture with foreign_share={config.foreign_share}"
+            )
     return Draw([train.texts[i] for i in rows], labels, unlabeled, seed)
 
 
@@ -194,6 +199,8 @@ def _mixed(
     """Return texts of which a share are others, as many as the smaller source allows, shuffled."""
     count = min(len(others), round(len(texts) * share / (1.0 - share)))
     own = min(len(texts), round(count * (1.0 - share) / share))
+    if not (own and count):
+        return []
     mixed = [texts[i] for i in chance.choice(len(texts), size=own, replace=False)]
     mixed += [others[i] for i in chance.choice(len(others), size=count, replace=False)]
     return [mixed[i] for i in chance.permutation(len(mixed))]

@@ -85,7 +85,7 @@ def predict(
     block_trigrams: bool | None,
     settings: tuple[str, ...],
 ) -> None:
-    """Classify or summarize texts with a bundle, without torch.
+    """Classify, label or summarize texts with a bundle, without torch.
 
     TEXTs are answered on the screen, one per line: label, probability, text. With --input, every
     row of the file is answered in its order, with the columns text, label, label_name, probability

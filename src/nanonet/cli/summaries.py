@@ -41,7 +41,7 @@ def refuse_summary_options(budget: str | None, block_trigrams: bool | None) -> N
     """
     if budget is not None or block_trigrams is not None:
         name = "--budget" if budget is not None else "--block-trigrams"
-        raise ConfigError(f"{name} is for summarizers, and this is a classifier: leave it out")
+        raise ConfigError(f"{name} is for summarizers, and this is none: leave it out")
 
 
 def evaluate_summaries(

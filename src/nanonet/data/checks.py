@@ -73,8 +73,8 @@ def clean_label(value: Any, where: str, column: str) -> Label:
         raise DataError(f"{cell}: no label; label this row or remove it")
     if isinstance(value, list | tuple | set | np.ndarray):
         raise DataError(
-            f"{cell}: the label {quoted(value)} is a list; for several labels per text, train with"
-            " --task multilabel"
+            f"{cell}: the label {quoted(value)} is a list; several labels per text are for nanonet"
+            " train --task multilabel"
         )
     if isinstance(value, bool):
         raise DataError(f"{cell}: the label is the truth value {value}; write 0 and 1, or words")

@@ -1,8 +1,10 @@
 """Read texts that may have several labels each, or none."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,7 @@ from numpy.typing import NDArray
 from nanonet.core.config import DataConfig
 from nanonet.core.errors import DataError
 from nanonet.data.checks import clean_label, clean_text
-from nanonet.data.formats import file_format
-from nanonet.data.readers import HUB, Columns, LabelUse, TextTable, read_raw, refuse_nothing
+from nanonet.data.readers import Columns, LabelUse, TextTable, csv_label, read_raw, refuse_nothing
 from nanonet.tasks.labels import Label, LabelSet, as_numbers, place, quoted
 
 
@@ -52,10 +53,8 @@ def read_multilabel(source: str | Path, data: DataConfig, *, labels: LabelUse) -
         MissingExtraError: Parquet or the hub needs a package that is not installed.
     """
     columns = Columns(data.text_column, data.label_column, "")
-    raw = read_raw(source, columns, labels)
+    raw = read_raw(source, columns, labels, partial(_split, separator=data.label_separator))
     name = str(source)
-    known = None if name.startswith(HUB) else file_format(Path(source))
-    separator = data.label_separator if known is not None and known.is_csv else None
     where = [place(name, row) for row in raw.rows]
     texts = [clean_text(t, w, data.text_column) for t, w in zip(raw.texts, where, strict=True)]
     full = [i for i, text in enumerate(texts) if text.strip()]
@@ -69,7 +68,7 @@ def read_multilabel(source: str | Path, data: DataConfig, *, labels: LabelUse) -
     cells = raw.labels
     found = None
     if cells is not None:
-        own = [_labels_of(cells[i], where[i], data.label_column, separator) for i in full]
+        own = [_labels_of(cells[i], where[i], data.label_column) for i in full]
         found = _same_kind(own)
     kept, rows = [texts[i] for i in full], [raw.rows[i] for i in full]
     return _table(name, kept, rows, found, len(texts) - len(full))
@@ -91,7 +90,7 @@ def multilabel_from_lists(
             raise DataError(
                 f"{source}: {len(words)} texts but {len(given)} lists of labels; give one per text"
             )
-        own = [_labels_of(cell, place(source, i), "label", None) for i, cell in enumerate(given, 1)]
+        own = [_labels_of(cell, place(source, i), "label") for i, cell in enumerate(given, 1)]
         found = _same_kind(own)
     for i, text in enumerate(words, 1):
         if not text.strip():
@@ -114,22 +113,33 @@ def flags_of(table: MultilabelTable, labels: LabelSet) -> NDArray[np.bool_]:
     return flags
 
 
-def _labels_of(cell: Any, where: str, column: str, separator: str | None) -> list[Any]:
+def _split(cell: str, separator: str) -> Any:
+    """Return the labels of a CSV file's cell: parts, or a list in JSON, as `write_table` has it."""
+    text = cell.strip()
+    if text in ("", "nan", "NaN"):  # pandas writes a gap so
+        return []
+    if text.startswith("["):
+        with suppress(ValueError):
+            return json.loads(text)
+    return [csv_label(part.strip()) for part in text.split(separator) if part.strip()]
+
+
+def _labels_of(cell: Any, where: str, column: str) -> list[Any]:
     """Return the labels of a text, each once."""
     if hasattr(cell, "tolist"):
         cell = cell.tolist()
-    if separator is not None:
-        if isinstance(cell, float):  # as pandas writes a gap, or a number in a column with gaps
-            cell = int(cell) if cell.is_integer() else ""
-        text = "" if cell is None else str(cell)
-        parts: Sequence[Any] = text.split(separator) if separator else [text]
-        cell = [part.strip() for part in parts if part.strip()]
     if cell is None or isinstance(cell, str | bytes | dict) or not isinstance(cell, Iterable):
         raise DataError(
             f"{where}, column {quoted(column)}: {quoted(cell)} is no list of labels; write a list,"
             " which is empty where a text has none"
         )
-    return list(dict.fromkeys(clean_label(label, where, column) for label in cell))
+    labels = list(cell)
+    if any(isinstance(label, list | tuple | dict) for label in labels):
+        raise DataError(
+            f"{where}, column {quoted(column)}: {quoted(labels)} holds lists; write one list of"
+            " whole numbers or words"
+        )
+    return list(dict.fromkeys(clean_label(label, where, column) for label in labels))
 
 
 def _same_kind(labels: list[list[Any]]) -> list[list[Label]]:

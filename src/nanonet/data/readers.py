@@ -94,15 +94,20 @@ def read_table(
     Raises ``DataError`` for anything unusable, ``MissingExtraError`` where Parquet or the hub
     needs a package that is not installed.
     """
-    raw = read_raw(source, columns, labels)
+    raw = read_raw(source, columns, labels, csv_label)
     return _checked(str(source), raw, columns, required=labels == "required", keep_empty=keep_empty)
 
 
-def read_raw(source: str | Path, columns: Columns, labels: LabelUse) -> RawTable:
-    """Return the columns of a file or of ``hub:NAME`` as they stand there."""
+def read_raw(
+    source: str | Path, columns: Columns, labels: LabelUse, label_of: Callable[[str], Any]
+) -> RawTable:
+    """Return the columns of a file or of ``hub:NAME`` as they stand there.
+
+    ``label_of`` makes a label of a CSV file's cell.
+    """
     if str(source).startswith(HUB):
         return _read_hub(str(source), columns, labels)
-    return _read_file(Path(source), columns, labels)
+    return _read_file(Path(source), columns, labels, label_of)
 
 
 def stream_texts(
@@ -284,14 +289,16 @@ def _require(source: str, available: Sequence[str], column: str, option: str) ->
     )
 
 
-def _read_file(path: Path, columns: Columns, labels: LabelUse) -> RawTable:
+def _read_file(
+    path: Path, columns: Columns, labels: LabelUse, label_of: Callable[[str], Any]
+) -> RawTable:
     """Read the columns of a whole file."""
     pick = partial(_pick, columns=columns, labels=labels)
     rows = [row for block in read_blocks(path, pick) for row in block.rows]
     values = [list(column) for column in zip(*(cells for _, cells in rows), strict=True)]
     known = file_format(path)
     if len(values) > 1 and known is not None and known.is_csv:
-        values[1] = [_csv_label(cell) for cell in values[1]]
+        values[1] = [label_of(cell) for cell in values[1]]
     return _raw([number for number, _ in rows], values)
 
 
@@ -305,8 +312,8 @@ def _raw(rows: list[int], values: list[list[Any]]) -> RawTable:
     )
 
 
-def _csv_label(text: str) -> str | float:
-    """Return a CSV label; text that stands for a float becomes one.
+def csv_label(text: str) -> str | float:
+    """Return a CSV file's label; text that stands for a float becomes one.
 
     pandas writes whole numbers as ``1.0`` and gaps as ``nan`` once a column has a gap.
     """

@@ -76,7 +76,8 @@ class NanoNetMultilabelClassifier(BundleEstimator):
         Args:
             X: texts, (n,).
             y: a list of labels for each text, empty where it has none; or a table of 0 and 1,
-                (n, L), as scikit-learn's MultiLabelBinarizer makes it: its labels are 0 to L - 1.
+                (n, L), as scikit-learn's MultiLabelBinarizer makes it: its labels are 0 to L - 1,
+                or the names of a data frame's columns.
             unlabeled: further texts without labels.
             validation: texts and labels for choosing a student and each label's threshold; not
                 needed.
@@ -86,6 +87,7 @@ class NanoNetMultilabelClassifier(BundleEstimator):
         """
         if isinstance(X, str) or isinstance(unlabeled, str):
             raise DataError("texts must be in a list, and this is one text")
+        _refuse_empty_columns(y)
         labeled = multilabel_from_lists(X, _lists(y), "X, y")
         free = table_from_lists(unlabeled, None, "unlabeled") if unlabeled is not None else None
         held_out = None
@@ -139,9 +141,28 @@ def _lists(y: Any) -> list[Any]:
     dense = y.toarray() if hasattr(y, "toarray") else y  # a sparse matrix
     if getattr(dense, "ndim", 1) == 2:
         table = np.asarray(dense)
+        names = list(getattr(dense, "columns", range(table.shape[1])))
         if not np.isin(table, (0, 1)).all():
             raise DataError("y is a table with other numbers than 0 and 1: give lists of labels")
-        return [np.flatnonzero(own).tolist() for own in table]
+        return [[names[k] for k in np.flatnonzero(own)] for own in table]
     if isinstance(dense, str) or not isinstance(dense, Iterable):
         raise DataError(f"y is {type(y).__name__}: give a list of labels for each text")
-    return list(dense)
+    lists = list(dense)
+    if any(isinstance(own, list | tuple) and len(set(own)) < len(own) for own in lists):
+        raise DataError(
+            "y has a label twice for a text: give lists of different labels, or a table of 0 and 1"
+            " as an array"
+        )
+    return lists
+
+
+def _refuse_empty_columns(y: Any) -> None:
+    """Refuse a table of 0 and 1 with a label that no text has: columns would move."""
+    dense = y.toarray() if hasattr(y, "toarray") else y
+    if getattr(dense, "ndim", 1) != 2:
+        return
+    if len(never := np.flatnonzero(~np.asarray(dense).astype(bool).any(0))):
+        raise DataError(
+            f"column {never[0]} of y is 0 for all texts, from which nothing can be learnt: leave"
+            " it out"
+        )

@@ -106,7 +106,7 @@ def export(
     config, inputs = run.read_config()
     learner = cohort[str(summary["selected"])].merged()
     labelled = target_precision and labelled_texts(run, config, inputs, data)
-    sample = None if compression.is_none else _sample(run, config, inputs, data)
+    sample = None if compression.is_none else _sample(run, inputs, data)
     try:
         with new_folder(out) as folder:
             tokenizer, metrics = write_model(
@@ -164,13 +164,11 @@ def _manifest(
     )
 
 
-def _sample(
-    run: RunFolder, config: Config, inputs: dict[str, Any], data: TextTable | None
-) -> Sample | None:
+def _sample(run: RunFolder, inputs: dict[str, Any], data: TextTable | None) -> Sample | None:
     if data is None:
-        return run_sample(config, inputs, run.read_labels())
+        return run_sample(run)
     known = [inputs.get(name, {}).get("fingerprint") for name in ("labeled", "unlabeled")]
-    return draw_sample(config, data, run.read_labels(), seen=fingerprint(data) in known)
+    return draw_sample(run, data, seen=fingerprint(data) in known)
 
 
 def _write_beside(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nanonet.core.bundle import Thresholds
 from nanonet.core.config import Config, SummarizationConfig
 from nanonet.core.errors import DataError
 from nanonet.data.checks import fingerprint
@@ -18,10 +19,12 @@ from nanonet.tasks.base import Row, Window
 from nanonet.tasks.budgets import Budget, choose
 from nanonet.tasks.documents import Document
 from nanonet.tasks.labels import LabelSet
+from nanonet.tasks.multilabel import DEFAULT_THRESHOLD, sigmoid
 from nanonet.tasks.rouge import METRICS, Rouge
 from nanonet.tasks.tokenization import Ids, TextTokenizer, length_chunks
 from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments, feed_of
 from nanonet.training.inputs import columns_of
+from nanonet.training.run_folder import RunFolder
 
 TEXTS, DOCUMENTS = 1000, 200  # measured on, at most
 TOKENS_PER_CHUNK, MAX_PADDING = 2048, 0.1
@@ -107,18 +110,21 @@ class TextSample(Sample):
 
 @dataclass(frozen=True)
 class MultilabelSample(TextSample):
-    """Texts; an answer is the labels given at a probability of a half, as flags.
+    """Texts; an answer is the labels given, as flags.
 
     Attributes:
         truth: flags (n, L); None where there are no labels.
+        thresholds: from which probability on a text gets each label, (L,).
     """
 
     task = "multilabel"
+    thresholds: NDArray[np.float32]
 
     def answers(self, session: Any, rows: list[list[Row]], which: Sequence[int]) -> list[Any]:
         """See `Sample`."""
         asked = [rows[i][0] for i in which]
-        return [tuple(own >= 0.0) for own in logits_of(session, asked)] if asked else []
+        found = logits_of(session, asked) if asked else []
+        return [tuple(sigmoid(own) >= self.thresholds) for own in found]
 
     def scores(self, answers: list[Any]) -> dict[str, float]:
         """See `Sample`."""
@@ -205,7 +211,9 @@ def draw_texts(table: TextTable, labels: LabelSet, seen: bool) -> TextSample:
     return TextSample(table.source, [table.texts[i] for i in rows], truth, seen)
 
 
-def draw_labels(table: MultilabelTable, labels: LabelSet, seen: bool) -> MultilabelSample:
+def draw_labels(
+    table: MultilabelTable, labels: LabelSet, seen: bool, thresholds: Thresholds | None
+) -> MultilabelSample:
     """Return at most `TEXTS` of a table's texts, the same ones each time.
 
     Raises:
@@ -215,7 +223,9 @@ def draw_labels(table: MultilabelTable, labels: LabelSet, seen: bool) -> Multila
     truth = None
     if table.label_lists is not None and not seen:
         truth = flags_of(table, labels)[rows]
-    return MultilabelSample(table.source, [table.texts[i] for i in rows], truth, seen)
+    values = [DEFAULT_THRESHOLD] * len(labels) if thresholds is None else thresholds.values
+    texts = [table.texts[i] for i in rows]
+    return MultilabelSample(table.source, texts, truth, seen, np.array(values, dtype=np.float32))
 
 
 def draw_documents(
@@ -234,22 +244,25 @@ def _draw(count: int, most: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(count).permutation(count)[:most])
 
 
-def draw_sample(config: Config, table: TextTable, labels: LabelSet, seen: bool) -> Sample:
+def draw_sample(run: RunFolder, table: TextTable, seen: bool) -> Sample:
     """Return what to measure on of a table of the run's task; see `draw_texts`."""
+    config, _ = run.read_config()
     if isinstance(table, DocumentTable):
         return draw_documents(table, config.summarization, seen)
+    labels = run.read_labels()
     if config.task == "multilabel":
         if not isinstance(table, MultilabelTable):  # texts without labels
             table = MultilabelTable(table.source, table.texts, table.rows, None, None, 0)
-        return draw_labels(table, labels, seen)
+        return draw_labels(table, labels, seen, run.thresholds)
     return draw_texts(table, labels, seen)
 
 
-def run_sample(config: Config, inputs: dict[str, Any], labels: LabelSet) -> Sample | None:
+def run_sample(run: RunFolder) -> Sample | None:
     """Return texts that a run was trained with, if their file still is what it was.
 
     The unlabelled ones where there are any. None: they were given as lists, or have changed.
     """
+    config, inputs = run.read_config()
     reading: tuple[tuple[str, LabelUse], ...] = (("unlabeled", "ignored"), ("labeled", "required"))
     for name, use in reading:
         known = inputs.get(name, {})
@@ -258,7 +271,7 @@ def run_sample(config: Config, inputs: dict[str, Any], labels: LabelSet) -> Samp
         except DataError:
             continue
         if fingerprint(table) == known.get("fingerprint"):
-            return draw_sample(config, table, labels, seen=True)
+            return draw_sample(run, table, seen=True)
     return None
 
 

@@ -287,9 +287,7 @@ class Labels(OfTexts[LabelsAsked]):
     def answer(self, found: NDArray[np.float32], asked: LabelsAsked) -> dict[str, Any]:
         """See `Served`."""
         labels = self._predictor.labels
-        limits = self._predictor.thresholds if asked.threshold is None else asked.threshold
-        given = found >= limits
-        order = [k for k in np.argsort(-found, kind="stable") if given[k]]
+        order = self._predictor.surest_first(found, asked.threshold)
         shown = np.round(found.astype(np.float64), 6).tolist()
         answer: dict[str, Any] = {
             "labels": [

@@ -19,8 +19,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from nanonet.core.bundle import MANIFEST
 from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import sha256_file, write_json
@@ -114,9 +112,7 @@ class GiveLabels:
         """
         labels = self.predictor.labels
         probabilities = self.predictor.predict_proba(rows)  # (n, L)
-        order = np.argsort(-probabilities, axis=-1, kind="stable")
-        given = probabilities >= self.predictor.thresholds
-        chosen = [[int(k) for k in o if g[k]] for o, g in zip(order, given, strict=True)]
+        chosen = [self.predictor.surest_first(own) for own in probabilities]
         return {
             "text": list(rows),
             "labels": [[labels.values[k] for k in own] for own in chosen],

@@ -241,6 +241,18 @@ class MultilabelPredictor(TextModel):
         with opened_bundle(Path(bundle)) as folder:
             return cls(**cls._open(folder, threads, tune), threshold=threshold)
 
+    def surest_first(
+        self, probabilities: NDArray[np.float32], threshold: float | None = None
+    ) -> list[int]:
+        """Return which labels a text gets, the surest first.
+
+        Args:
+            probabilities: of each label, (L,).
+            threshold: instead of ``thresholds``.
+        """
+        given = probabilities >= (self.thresholds if threshold is None else threshold)
+        return [int(k) for k in np.argsort(-probabilities, kind="stable") if given[k]]
+
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the names of each text's labels, in order; there may be none."""
         given = self.predict_proba(texts) >= self.thresholds

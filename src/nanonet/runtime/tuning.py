@@ -152,10 +152,10 @@ def compare(
     manifests = {name: read_manifest(folder) for name, folder in bundles.items()}
     first = next(iter(bundles))
     tokenizer = _read_tokenizer(bundles[first], manifests[first])
-    if min_agreement is not None and isinstance(tokenizer, DocumentEncoder):
+    if min_agreement is not None and manifests[first].task != "classification":
         raise ConfigError(
             "min_agreement is for classifiers, for which engines of lower precision are measured:"
-            " leave it out for a summarizer"
+            f" leave it out for the task {manifests[first].task}"
         )
     sample = make_sample(tokenizer, _lengths(manifests[first]), texts)
     engines = {

@@ -33,7 +33,7 @@ class MultilabelScores:
         accuracy: share of texts all of whose labels are right, of the shipped learner.
         micro_f1: over all texts and labels.
         macro_f1: mean over labels.
-        by_label: F1 of each label by its name.
+        by_label: F1 of each label that occurs in truth or answers, by its name.
         examples: texts scored.
         seconds: of the shipped learner's predictions, tokenization included.
         learners: ``accuracy`` of every learner at its thresholds; empty for a bundle.
@@ -93,7 +93,8 @@ def evaluate_run(
 ) -> MultilabelScores:
     """Score all learners of a run on a labelled table and note it in the run folder.
 
-    The shipped learner has the run's thresholds, the others a half, unless ``threshold`` is given.
+    The shipped learner has the run's thresholds, the others a half, unless ``threshold`` is given:
+    then nothing is noted.
 
     Raises:
         RunError: not a finished run, or its folder cannot be written.
@@ -131,6 +132,8 @@ def evaluate_run(
     warnings = encoding_warnings(table.source, encoded, config.data.max_length)
     warnings += leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
     scores = _scores(truth, said[selected], labels, seconds, said, warnings)
+    if threshold is not None:  # a question of the moment, not a figure of the run
+        return scores
     run.append_evaluation(
         {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
         | scores.to_json()
@@ -147,11 +150,18 @@ def _scores(
     learners: dict[str, Flags],
     warnings: list[str],
 ) -> MultilabelScores:
+    if not truth.any():
+        warnings = [*warnings, "no text has a label: F1 says nothing"]
+    occurs: Flags = np.any(truth | said, axis=0)
     return MultilabelScores(
         accuracy=exact_match(truth, said),
         micro_f1=micro_f1(truth, said),
         macro_f1=macro_f1(truth, said),
-        by_label={name: micro_f1(truth[:, k], said[:, k]) for k, name in enumerate(labels.names)},
+        by_label={
+            name: micro_f1(truth[:, k], said[:, k])
+            for k, name in enumerate(labels.names)
+            if occurs[k]
+        },
         examples=len(truth),
         seconds=seconds,
         learners={name: exact_match(truth, own) for name, own in learners.items()},

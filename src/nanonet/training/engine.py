@@ -335,7 +335,9 @@ def _taken(values: NDArray[Any], rows: Ids, counts: Ids) -> NDArray[Any]:
         rows: their positions.
         counts: units of every row.
     """
-    of_units = values.reshape(int(counts.sum()), -1, *values.shape[1:])
+    total = int(counts.sum())
+    each = len(values) // max(total, 1)
+    of_units = values.reshape(total, each, *values.shape[1:])
     taken: NDArray[Any] = of_units[units_of(rows, counts)].reshape(-1, *values.shape[1:])
     return taken
 

@@ -12,7 +12,7 @@ from nanonet.data.checks import duplicate_count
 from nanonet.data.multilabel import MultilabelTable, flags_of, read_multilabel
 from nanonet.data.readers import TextStream, TextTable, open_stream, stream_of
 from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
-from nanonet.tasks.labels import LabelSet, quoted
+from nanonet.tasks.labels import LabelSet, listing, quoted
 from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, encoding_warnings
 from nanonet.training.streams import StreamedTexts, encode_stream
 
@@ -25,6 +25,8 @@ class Multilabel(Task[TextTable | TextStream]):
     def __init__(self, config: Config) -> None:
         self.metric = "average precision"
         self._data = config.data
+        if not config.data.label_separator.strip():
+            raise ConfigError("key 'data.label_separator' is empty: it must separate labels")
         if config.propagation.classifier:
             raise ConfigError(
                 "propagation.classifier is for labels that exclude each other: leave it out of the"
@@ -50,14 +52,24 @@ class Multilabel(Task[TextTable | TextStream]):
                 " or no, train with --task classification and two classes"
             )
         if "validation" in tables:
-            encode_labels(_table(tables["validation"]), labels)
+            held_out = _table(tables["validation"])
+            if not encode_labels(held_out, labels).any():
+                raise DataError(
+                    f"{held_out.source}: no text has a label, which tells nothing of a model: give"
+                    " other validation texts, or none"
+                )
         warnings = []
-        if always := [
-            n for n, f in zip(labels.names, flags_of(table, labels).T, strict=True) if f.all()
-        ]:
+        flags = flags_of(table, labels)
+        if always := [n for n, f in zip(labels.names, flags.T, strict=True) if f.all()]:
             warnings.append(
-                f"{table.source}: every text has the label {quoted(always[0])}: without texts that"
-                " have it not, nothing can be learnt of it"
+                f"{table.source}: every text has {listing([quoted(n) for n in always])}: without"
+                " texts that have it not, nothing can be learnt of a label"
+            )
+        if flags.sum(1).max() == 1:
+            warnings.append(
+                f"{table.source}: no text has several labels; if they exclude each other, --task"
+                " classification is better (in CSV files they are separated by"
+                f" {quoted(self._data.label_separator)}, see data.label_separator)"
             )
         if copies := duplicate_count(table.texts):
             warnings.append(f"{table.source}: {copies} copies of an earlier text; decide on one")

@@ -82,7 +82,7 @@ def learner_names(cohort: CohortConfig) -> list[str]:
     return teacher + [f"student{k + 1}" for k in range(cohort.students)]
 
 
-def with_enough_steps(config: Config, labels: int, classes: int) -> Config:
+def with_enough_steps(config: Config, texts: int, classes: int) -> Config:
     """Return the settings with the steps that so many labelled texts and classes take.
 
     Where the recipe leaves it open (``training.more_steps``), no fewer than `ROWS_PER_CLASS`
@@ -91,7 +91,7 @@ def with_enough_steps(config: Config, labels: int, classes: int) -> Config:
     training = config.training
     if not training.more_steps:
         return config
-    rows = max(ROWS_PER_CLASS * classes, PASSES * labels)
+    rows = max(ROWS_PER_CLASS * classes, PASSES * texts)
     steps = max(training.steps, math.ceil(rows / training.labeled_batch))
     return replace(config, training=replace(training, steps=steps))
 

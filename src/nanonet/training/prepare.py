@@ -115,6 +115,7 @@ def _check_start(init: Path, config: Config, backbone: Backbone, labels: LabelSe
     summary, (saved, inputs) = run.read_summary(), run.read_config()
     plans = learner_plans(config.cohort, backbone.layers)
     same = {
+        "task": saved.task == config.task,
         "backbone": inputs.get("backbone_fingerprint") == backbone.fingerprint,
         "classes": run.read_labels().values == labels.values,
         "layer maps": summary["layer_maps"] == {n: list(m) for n, (m, _) in plans.items()},

@@ -25,8 +25,9 @@ def opening(prepared: Prepared, texts: Texts) -> str:
     cut = sum(prepared.truncated.values())
     count = prepared.engine.processes.count
     shared = f", {count} processes" if count > 1 else ""
+    kind = "labels" if prepared.task.outputs.is_multilabel else "classes"
     return (
-        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(texts.labels)} classes;"
+        f"texts: {counts} ({cut or 'none'} cut to data.max_length); {len(texts.labels)} {kind};"
         f" training: {learners}; computing on"
         f" {prepared.hardware.describe()}{shared}"
     )

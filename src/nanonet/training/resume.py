@@ -57,14 +57,22 @@ def check_resumable(
         RunError: names what differs.
     """
     saved, saved_inputs = run.read_config()
-    if saved.training.more_steps and config.training.more_steps:  # steps follow from the data
-        config = replace(config, training=replace(config.training, steps=saved.training.steps))
-    check_same(saved, config, run.path)
     source = saved_inputs.pop("init", {}).get("source")
+    names = sorted(saved_inputs.keys() | inputs.keys())
+    # Data come first: how many steps there are may follow from them.
+    tables = [name for name in names if name in ("labeled", "unlabeled", "validation")]
+    _check_same_data(run, saved_inputs, inputs, tables)
+    check_same(saved, config, run.path)
     if init is not None and str(init) != source:
         raise RunError(f"run {run.path} started from {source}, not from {init}: leave --init away")
-    for name in sorted(saved_inputs.keys() | inputs.keys()):
-        old, new = saved_inputs.get(name), inputs.get(name)
+    _check_same_data(run, saved_inputs, inputs, names)
+
+
+def _check_same_data(
+    run: RunFolder, saved: dict[str, Any], inputs: dict[str, Any], names: list[str]
+) -> None:
+    for name in names:
+        old, new = saved.get(name), inputs.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             old, new = old.get("fingerprint", old), new.get("fingerprint", new)
         if old != new:

@@ -88,7 +88,13 @@ def train(
     task = make_task(config)
     with clock.span("reading"):
         texts = read_texts(config, backbone, task, read_data(), monitor)
+    usual = config.training.steps
     config = with_enough_steps(config, texts.facts["labeled"].count, len(texts.labels))
+    if config.training.steps > usual:
+        shown.say(
+            f"{config.training.steps} steps instead of {usual}, for {len(texts.labels)} classes and"
+            f" {texts.facts['labeled'].count} labelled texts; training.steps sets another number"
+        )
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     inputs = describe(texts.facts, backbone, start)
