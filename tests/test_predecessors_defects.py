@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from nanonet.cli import cli
-from nanonet.core.config import Config, make_config, parse_set
+from nanonet.core.config import Config, make_config, parse_set, read_recipe
 from nanonet.models.learner import Chunk
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.metrics import accuracy, macro_f1
@@ -354,7 +355,11 @@ def test_every_setting_that_is_on_can_be_switched_off(key, default):
     for text, expected in (("true", True), ("false", False)):
         config = make_config("supervised", parse_set([f"{key}={text}"]))
         assert dict(switches(config))[key] is expected
-    assert dict(switches(make_config("supervised", {})))[key] is default
+    own: Any = read_recipe("supervised")
+    for part in key.split("."):
+        own = own.get(part, {})
+    expected = own if isinstance(own, bool) else default
+    assert dict(switches(make_config("supervised", {})))[key] is expected
 
 
 def test_resume_reads_the_checkpoint_and_ends_where_the_whole_run_does(train_arguments, tmp_path):

@@ -101,7 +101,8 @@ def assert_close(found: Path, expected: Path) -> None:
         # The softmax takes no notice of a key's bias: its gradient is noise, which Adam blows up.
         # So it does with single weights where all are trained.
         if "key.bias" not in name:
-            assert float((ours[name] - tensor).abs().mean()) < CLOSE, name
+            difference = (ours[name] - tensor).abs().flatten()
+            assert float(difference.quantile(0.9)) < CLOSE, name
 
 
 @pytest.fixture(scope="module")

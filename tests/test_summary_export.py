@@ -310,6 +310,6 @@ def test_compression_needs_documents(run, tmp_path, monkeypatch):
 
 
 def test_hugging_face_s_format_is_for_classifiers(run, tmp_path):
-    parts = ["is a summarizer's", "export a bundle"]
+    parts = ["of the task summarization", "export a bundle"]
     refuse("export", run, "--out", tmp_path / "hf", "--format", "hf", parts=parts)
     assert list(tmp_path.iterdir()) == []

@@ -77,9 +77,9 @@ Model = Predictor | MultilabelPredictor | Summarizer
 
 def served(model: Model) -> Served[Any, Any]:
     """Return a loaded bundle as the server sees it."""
-    if isinstance(model, Summarizer):
-        return Summaries(model)
-    return Labels(model) if isinstance(model, MultilabelPredictor) else Classes(model)
+    kinds: dict[str, Any] = {"multilabel": Labels, "summarization": Summaries}
+    kind: Served[Any, Any] = kinds.get(model.manifest.task, Classes)(model)
+    return kind
 
 
 # classification
