@@ -1,7 +1,7 @@
 """`nanonet export`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,10 @@ from nanonet.cli.multilabel import is_multilabel, read_labels
 from nanonet.cli.summaries import is_summarizer, read_for
 from nanonet.core.bundle import AGREEMENT
 from nanonet.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nanonet.core.bundle import Manifest
+    from nanonet.data.readers import LabelUse
 
 
 @click.command()
@@ -105,13 +109,9 @@ def export(
     folder, target = existing_folder(run), Path(out)
     if target_precision is not None and (is_summarizer(folder) or is_multilabel(folder)):
         raise ConfigError("--target-precision is for classifiers: leave it out")
-    table: Any = None
-    if data is not None and is_summarizer(folder):
-        table = read_for(folder, data, settings, "optional")
-    elif data is not None and is_multilabel(folder):
-        table = read_labels(data, settings, "optional")
-    elif data is not None:
-        table = read(data, settings, labels="required" if target_precision else "optional")
+    table = None
+    if data is not None:
+        table = _read(folder, data, settings, "required" if target_precision else "optional")
     manifest = exporter.export(
         *(folder, target),
         compression=compression,
@@ -121,7 +121,21 @@ def export(
     )
     if tune:
         manifest = keep_fastest(exporter, folder, target, manifest, compression, table, quantize)
-    size = sum(f.stat().st_size for f in Path(out).iterdir())
+    _show(manifest, target)
+
+
+def _read(folder: Path, data: str, settings: tuple[str, ...], labels: "LabelUse") -> Any:
+    """Return a table of the run's task to measure on."""
+    if is_summarizer(folder):
+        return read_for(folder, data, settings, labels)
+    if is_multilabel(folder):
+        return read_labels(data, settings, labels)
+    return read(data, settings, labels=labels)
+
+
+def _show(manifest: "Manifest", out: Path) -> None:
+    """Show what has been written."""
+    size = sum(f.stat().st_size for f in out.iterdir())
     difference = manifest.metrics["largest_difference_from_torch"]
     names = {"classification": "classes", "multilabel": "labels"}.get(manifest.task)
     kind = f"{len(manifest.labels['names'])} {names}" if names else "a summarizer"

@@ -39,7 +39,6 @@ def keep_fastest(
     Returns:
         The manifest of what stands at ``out`` then.
     """
-    from nanonet.core.files import new_folder
     from nanonet.data.documents import DocumentTable
     from nanonet.runtime import choices, tuning
 
@@ -73,11 +72,18 @@ def keep_fastest(
         agreeing = [name for name in variants if agreement[name] >= wanted]
         best = min(agreeing, key=lambda name: tuning.cost(measured[name].choices[0], "both"))
         if variants[best] != out:
-            with new_folder(out) as folder:
-                for file in variants[best].iterdir():
-                    (folder / file.name).write_bytes(file.read_bytes())
+            _copy(variants[best], out)
         choices.record(out, measured[best])
         return manifests[best]
+
+
+def _copy(bundle: Path, out: Path) -> None:
+    """Put the files of a bundle in the place of another's."""
+    from nanonet.core.files import new_folder
+
+    with new_folder(out) as folder:
+        for file in bundle.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
 
 
 def _show(measured: "Mapping[str, Tuning]", agreement: Mapping[str, float], unit: str) -> None:

@@ -15,11 +15,18 @@ from nanonet.core.errors import ConfigError, InterruptedRunError, NanoNetError
 
 @click.command()
 @click.option(
-    "--labeled", metavar="FILE", help="Texts with labels; documents with labels or summaries."
+    "--labeled",
+    metavar="FILE",
+    help="Texts with labels (lists of them for multilabel; a;b in CSV); documents with labels or"
+    " summaries.",
 )
 @click.option("--unlabeled", metavar="FILE", help="Texts; labels in it are ignored.")
 @click.option("--validation", metavar="FILE", help="Texts with labels to choose a student by.")
-@click.option("--task", type=click.Choice(list(DEFAULT_RECIPES)), help="[default: classification]")
+@click.option(
+    "--task",
+    type=click.Choice(list(DEFAULT_RECIPES)),
+    help="One class per text, any number of labels, or summaries.  [default: classification]",
+)
 @click.option(
     "--recipe",
     default=None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.report.run import (
+from nanonet.report.evaluations import (
     ClassEvaluation,
     Evaluation,
     Interval,

@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nanonet.core.bundle import is_bundle
 from nanonet.core.errors import RunError
+from nanonet.report.evaluations import Evaluation, by_name, parse_evaluation
 
 PROGRAM = ("nanonet", "nanonet.exe", "__main__.py")  # file names that the command line goes by
 KINDS = ("evaluation", "training", "warmup")  # of points
 ALL_LEARNERS = "all learners"  # whose figure the speed is
-Interval = tuple[float, float]
 T = TypeVar("T")
 
 
@@ -100,74 +97,6 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What ``nanonet evaluate`` noted of one file.
-
-    Attributes:
-        selected: the learner that was shipped.
-        others: figures that this module does not know, by name.
-        warnings: what makes the figures doubtful.
-    """
-
-    source: str
-    examples: int
-    selected: str
-    others: dict[str, float]
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class ClassEvaluation(Evaluation):
-    """An evaluation of a classifier.
-
-    Attributes:
-        accuracy: by learner.
-        macro_f1: of the shipped learner.
-        confusion: (C, C) by learner, true classes in rows; empty where it was not noted.
-    """
-
-    accuracy: dict[str, float]
-    macro_f1: float
-    confusion: dict[str, NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class MultilabelEvaluation(Evaluation):
-    """An evaluation where a text may have several labels.
-
-    Attributes:
-        accuracy: share of texts all of whose labels are right, by learner.
-        micro_f1: by learner.
-        macro_f1: of the shipped learner.
-        by_label: F1 of the shipped learner, by label.
-    """
-
-    accuracy: dict[str, float]
-    micro_f1: dict[str, float]
-    macro_f1: float
-    by_label: dict[str, float]
-
-
-@dataclass(frozen=True)
-class SummaryEvaluation(Evaluation):
-    """An evaluation of a summarizer.
-
-    Attributes:
-        budget: of every summary.
-        rouge: by learner, then by metric.
-        intervals: of the shipped learner, by metric.
-        baselines: by name, then by metric.
-        margins: by metric: over which baseline, by how much, and the interval of that.
-    """
-
-    budget: str
-    rouge: dict[str, dict[str, float]]
-    intervals: dict[str, Interval]
-    baselines: dict[str, dict[str, float]]
-    margins: dict[str, tuple[str, float, Interval]]
-
-
-@dataclass(frozen=True)
 class Run:
     """A run folder's content; see the other classes of this module."""
 
@@ -223,7 +152,7 @@ def read_run(path: Path) -> Run:
         if (path / "summary.json").exists()
         else None,
         points=points + _lines(path / "metrics.jsonl", _point),
-        evaluations=_lines(path / "evaluations.jsonl", lambda v: _evaluation(v, len(classes))),
+        evaluations=_lines(path / "evaluations.jsonl", lambda v: parse_evaluation(v, len(classes))),
         warnings=_warnings(path / "log.txt"),
     )
 
@@ -269,13 +198,13 @@ def _environment(values: Any) -> Environment:
         processor=str(values["processor"]),
         hardware=f"{hardware['device']}, {hardware['precision']}, {hardware['attention']} attention"
         + (f", threads: {hardware['threads']}" if hardware["device"] == "cpu" else ""),
-        versions=_by_name(values["versions"], str),
+        versions=by_name(values["versions"], str),
     )
 
 
 def _outcome(values: Any) -> Outcome:
     selection = values["selection"]
-    scores = _by_name(selection["scores"], float)
+    scores = by_name(selection["scores"], float)
     trained, total = values["trainable_parameters"], values["total_parameters"]
     learners = [
         Learner(name, _layers(layers), int(trained[name]), int(total[name]), scores.get(name))
@@ -301,7 +230,7 @@ def _point(row: Any) -> Point:
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}")
     if kind == "evaluation":
-        own = {k: _by_name(v, float) for k, v in row.items() if k not in ("kind", "step", "set")}
+        own = {k: by_name(v, float) for k, v in row.items() if k not in ("kind", "step", "set")}
         return Point(kind, step, own, str(row["set"]))
     values: dict[str, dict[str, float]] = {}
     for key, value in row["losses"].items():
@@ -314,65 +243,6 @@ def _point(row: Any) -> Point:
     return Point(kind, step, values)
 
 
-def _evaluation(row: Any, classes: int) -> Evaluation:
-    if row["selected"] not in row["learners"] or row["examples"] < 1:
-        raise ValueError("it has no row or no shipped learner")
-    if "by_label" in row:
-        return _multilabel_evaluation(row)
-    return _summary_evaluation(row) if "budget" in row else _class_evaluation(row, classes)
-
-
-def _common(row: Any, *known: str) -> tuple[str, int, str, dict[str, float], list[str]]:
-    """Return the fields of every `Evaluation`; of what is not known, the numbers are kept."""
-    known = ("seconds", *known)
-    others = {k: v for k, v in row.items() if isinstance(v, float) and k not in known}
-    warnings = [str(text) for text in row.get("warnings", [])]
-    return str(row["source"]), int(row["examples"]), str(row["selected"]), others, warnings
-
-
-def _class_evaluation(row: Any, classes: int) -> ClassEvaluation:
-    confusion = {
-        name: _confusion(counts, classes, row["examples"])
-        for name, counts in row.get("confusion", {}).items()
-    }
-    return ClassEvaluation(
-        *_common(row, "accuracy", "macro_f1"),
-        accuracy=_by_name(row["learners"], _share),
-        macro_f1=_share(row["macro_f1"]),
-        confusion=confusion,
-    )
-
-
-def _multilabel_evaluation(row: Any) -> MultilabelEvaluation:
-    return MultilabelEvaluation(
-        *_common(row, "accuracy", "micro_f1", "macro_f1"),
-        accuracy=_by_name(row["learners"], _share),
-        micro_f1=_by_name(row["learners_micro_f1"], _share),
-        macro_f1=_share(row["macro_f1"]),
-        by_label=_by_name(row["by_label"], _share),
-    )
-
-
-def _summary_evaluation(row: Any) -> SummaryEvaluation:
-    metrics = list(row["intervals"])
-    tables = {k: v for k, v in row.items() if isinstance(v, dict) and v.keys() == set(metrics)}
-    del tables["intervals"], tables["margins"]
-    margins = row["margins"].items()
-    if any(own.keys() != set(metrics) for own in row["learners"].values()):
-        raise ValueError("a learner has other metrics than the rest")
-    return SummaryEvaluation(
-        *_common(row, *metrics),
-        budget=str(row["budget"]),
-        rouge=_by_name(row["learners"], _numbers),
-        intervals=_by_name(row["intervals"], _interval),
-        baselines=_by_name(tables, _numbers),
-        margins={
-            k: (str(v["over"]), float(v["difference"]), _interval(v["interval"]))
-            for k, v in margins
-        },
-    )
-
-
 def _warnings(path: Path) -> list[str]:
     """Return what a run warned of, each once: a resumed run says it again."""
     if not path.exists():
@@ -383,31 +253,5 @@ def _warnings(path: Path) -> list[str]:
     return list(dict.fromkeys(marked))
 
 
-def _by_name(values: Any, convert: Callable[[Any], T]) -> dict[str, T]:
-    return {str(name): convert(value) for name, value in values.items()}
-
-
-def _numbers(values: Any) -> dict[str, float]:
-    return _by_name(values, float)
-
-
 def _layers(values: Any) -> list[int]:
     return [int(value) for value in values]
-
-
-def _interval(values: Any) -> Interval:
-    low, high = values
-    return float(low), float(high)
-
-
-def _share(value: Any) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{value} is not from 0 to 1")
-    return float(value)
-
-
-def _confusion(values: Any, classes: int, examples: int) -> NDArray[np.int64]:
-    counts = np.array(values, dtype=np.int64)
-    if counts.shape != (classes, classes) or counts.min() < 0 or counts.sum() != examples:
-        raise ValueError(f"a confusion does not count {examples} rows of {classes} classes")
-    return counts

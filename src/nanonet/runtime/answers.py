@@ -1,76 +1,18 @@
-"""What a bundle is asked over HTTP and what it says: the one place that knows the task."""
+"""What bundles that read texts are asked over HTTP and what they say; which bundle is which."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
-from nanonet.core.bundle import Manifest
-from nanonet.core.errors import ConfigError, MissingExtraError
 from nanonet.runtime.predictor import MultilabelPredictor, Predictor, TextModel
-from nanonet.runtime.requests import Asked, RequestError, Row
-from nanonet.runtime.summarizer import Selection, Summarizer, make_documents
-from nanonet.tasks.documents import split_text
+from nanonet.runtime.requests import Asked
+from nanonet.runtime.served import Served
+from nanonet.runtime.summaries import Summaries
+from nanonet.runtime.summarizer import Summarizer
 from nanonet.tasks.labels import LabelSet
-
-Item = TypeVar("Item")  # what the model gets of a row
-A = TypeVar("A", bound=Asked)
-
-
-class ErrorAnswer(BaseModel):
-    """Why a request was refused, in one line."""
-
-    error: str
-
-
-class Served(ABC, Generic[Item, A]):
-    """A bundle as the server sees it.
-
-    Attributes:
-        about: what it does, as a sentence.
-        page: the part of the page at / that is its own.
-        asked: a request's body.
-        answers: what it gets.
-    """
-
-    about: ClassVar[str]
-    page: ClassVar[str]
-    asked: type[A]
-    answers: ClassVar[type[BaseModel]]
-    manifest: Manifest
-
-    @abstractmethod
-    def info(self) -> dict[str, Any]:
-        """Return what clients should know of it."""
-
-    @abstractmethod
-    def items(self, asked: A) -> list[Item]:
-        """Return what the model is to answer, a part for each row.
-
-        Raises:
-            RequestError: it cannot.
-        """
-
-    @abstractmethod
-    def warm_up(self) -> list[Item]:
-        """Return items of usual length to measure the model with."""
-
-    @abstractmethod
-    def work(self, item: Item) -> float:
-        """Return about how much work an item is, in tokens, without tokenizing it."""
-
-    @abstractmethod
-    def run(self, items: list[Item]) -> Iterable[Any]:
-        """Return what the model finds, one for each item; called in the worker thread."""
-
-    @abstractmethod
-    def answer(self, found: Any, asked: A) -> dict[str, Any]:
-        """Return the answer to one row."""
-
 
 Model = Predictor | MultilabelPredictor | Summarizer
 
@@ -85,15 +27,23 @@ def served(model: Model) -> Served[Any, Any]:
 # classification
 
 
-class ClassesAsked(Asked):
+class TextsAsked(Asked):
+    """One text or several."""
+
+    text: str | None = Field(None, description="One text; give either this or texts.")
+    texts: list[str] | None = Field(None, fail_fast=True, description="Several texts.")
+
+
+A = TypeVar("A", bound=TextsAsked)
+
+
+class ClassesAsked(TextsAsked):
     """One text or several, and what to say of each."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"texts": ["first text", "second text"], "top_k": 2}]}
     )
 
-    text: str | None = Field(None, description="One text; give either this or texts.")
-    texts: list[str] | None = Field(None, fail_fast=True, description="Several texts.")
     top_k: int | None = Field(
         None, ge=1, le=1_000_000, description="Also list this many classes, best first."
     )
@@ -230,15 +180,13 @@ def classification(
 # several labels
 
 
-class LabelsAsked(Asked):
+class LabelsAsked(TextsAsked):
     """One text or several, and what to say of each."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"texts": ["first text", "second text"]}]}
     )
 
-    text: str | None = Field(None, description="One text; give either this or texts.")
-    texts: list[str] | None = Field(None, fail_fast=True, description="Several texts.")
     probabilities: bool = Field(False, description="Also give the probability of every label.")
     threshold: float | None = Field(
         None,
@@ -301,140 +249,4 @@ class Labels(OfTexts[LabelsAsked]):
         }
         if asked.probabilities:
             answer["probabilities"] = dict(zip(labels.names, shown, strict=True))
-        return answer
-
-
-# summarization
-
-
-def _kind(value: object) -> str:
-    return "sentences" if isinstance(value, list) else "text"
-
-
-Sentences = Annotated[list[str], Field(fail_fast=True)]
-Document = Annotated[
-    Annotated[str, Tag("text")] | Annotated[Sentences, Tag("sentences")], Discriminator(_kind)
-]
-
-
-class SummariesAsked(Asked):
-    """One document or several, and how long their summaries may be."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"text": "It rained. The river rose. Nobody saw it.", "budget": "words=5"}]
-        }
-    )
-    sources = ("text", "sentences", "texts")
-    advice = "give one of 'text', 'sentences' (of one document) and 'texts' (a list of documents)"
-
-    text: str | None = Field(None, description="One document; give this, sentences or texts.")
-    sentences: Sentences | None = Field(None, description="One document, cut into sentences.")
-    texts: list[Document] | None = Field(
-        None, fail_fast=True, description="Several documents: texts, or lists of sentences."
-    )
-    budget: str | None = Field(
-        None, description="sentences=3, words=100 or ratio=0.3 of the words; else as trained."
-    )
-    block_trigrams: bool | None = Field(
-        None, description="No two sentences with three words in a row in common; else as trained."
-    )
-
-
-class ChosenSentence(BaseModel):
-    """A sentence of a summary: its number, its place in characters, and how much it belongs."""
-
-    index: int
-    start: int
-    end: int
-    score: float
-    text: str
-
-
-class SummaryPrediction(BaseModel):
-    """A summary, a sentence a line, and its sentences in the document's order.
-
-    Places are in the text or, for a list of sentences, in the sentences joined by a blank.
-    """
-
-    summary: str
-    sentences: list[ChosenSentence]
-
-
-class SummariesAnswer(BaseModel):
-    """One summary per document, in order."""
-
-    predictions: list[SummaryPrediction]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A document, and which of its sentences are asked for."""
-
-    row: Row
-    selection: Selection
-
-
-class Summaries(Served[Wanted, SummariesAsked]):
-    """A summarizer; see `Served`."""
-
-    about = "Extractive summarization."
-    page = "summarize.html"
-    asked = SummariesAsked
-    answers = SummariesAnswer
-
-    def __init__(self, summarizer: Summarizer) -> None:
-        self.manifest = summarizer.manifest
-        self._summarizer = summarizer
-        self._no_texts = ""
-        try:
-            split_text("", summarizer.settings.language)
-        except MissingExtraError as error:
-            self._no_texts = f"this server takes sentences only: {error}"
-
-    def info(self) -> dict[str, Any]:
-        """See `Served`."""
-        settings = self._summarizer.settings
-        return {
-            "budget": settings.budget,
-            "block_trigrams": settings.block_trigrams,
-            "language": settings.language,
-        }
-
-    def items(self, asked: SummariesAsked) -> list[Wanted]:
-        """See `Served`."""
-        rows = asked.rows()
-        if self._no_texts and any(isinstance(row, str) for row in rows.values()):
-            raise RequestError(422, self._no_texts)
-        try:
-            selection = self._summarizer.selection(asked.budget, asked.block_trigrams)
-        except ConfigError as error:
-            raise RequestError(422, str(error)) from None
-        return [Wanted(row, selection) for row in rows.values()]
-
-    def warm_up(self) -> list[Wanted]:
-        """See `Served`."""
-        selection = self._summarizer.selection(None, None)
-        return [Wanted(["some more words that have no meaning"] * 24, selection)] * 4
-
-    def work(self, item: Wanted) -> float:
-        """See `Served`.
-
-        Of a long document, what windows have in common is read twice.
-        """
-        sentences = [item.row] if isinstance(item.row, str) else item.row
-        tokens = sum(len(sentence.encode()) + 1 for sentence in sentences) / 4
-        is_long = tokens > self.manifest.max_length
-        return 2 + tokens / (1 - self._summarizer.settings.overlap if is_long else 1)
-
-    def run(self, items: list[Wanted]) -> Iterable[Any]:
-        """See `Served`."""
-        language = self._summarizer.settings.language
-        documents = make_documents([item.row for item in items], language)
-        scored = zip(items, documents, self._summarizer.score(documents), strict=True)
-        return [item.selection.summary(document, logits) for item, document, logits in scored]
-
-    def answer(self, found: Any, asked: SummariesAsked) -> dict[str, Any]:
-        """See `Served`."""
-        answer: dict[str, Any] = found.to_json()
         return answer

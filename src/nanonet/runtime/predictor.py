@@ -1,8 +1,9 @@
 """`Predictor` and `MultilabelPredictor`: run a bundle with an engine, tokenizers and numpy."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from nanonet.core.archive import opened_bundle
 from nanonet.core.bundle import SEEN, TOKENIZER, Manifest, read_manifest
 from nanonet.core.errors import BundleError, ConfigError, DataError
 from nanonet.runtime.choices import open_best
-from nanonet.runtime.engines import TOKENS_PER_CHUNK, Engine, run_rows
+from nanonet.runtime.engines import Engine, run_rows
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import softmax
 from nanonet.tasks.multilabel import DEFAULT_THRESHOLD, sigmoid
@@ -27,6 +28,18 @@ LOADERS = {
 }
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What a bundle's folder holds."""
+
+    manifest: Manifest
+    labels: LabelSet
+    tokenizer: TextTokenizer
+    engine: Engine
+    seen: NDArray[np.uint64]
+    tokens_per_chunk: int
+
+
 class TextModel:
     """What reads texts, loaded from a bundle.
 
@@ -38,25 +51,17 @@ class TextModel:
 
     task: ClassVar[str]
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        labels: LabelSet,
-        tokenizer: TextTokenizer,
-        engine: Engine,
-        seen: NDArray[np.uint64],
-        tokens_per_chunk: int = TOKENS_PER_CHUNK,
-    ) -> None:
-        self.manifest = manifest
-        self.labels = labels
-        self.seen = seen
-        self._tokenizer = tokenizer
-        self._engine = engine
-        self._tokens_per_chunk = tokens_per_chunk
+    def __init__(self, loaded: Loaded) -> None:
+        self.manifest = loaded.manifest
+        self.labels = loaded.labels
+        self.seen = loaded.seen
+        self._tokenizer = loaded.tokenizer
+        self._engine = loaded.engine
+        self._tokens_per_chunk = loaded.tokens_per_chunk
 
     @classmethod
-    def _open(cls, folder: Path, threads: int, tune: bool) -> dict[str, Any]:
-        """Return what a bundle's folder holds, as arguments of `__init__`."""
+    def _open(cls, folder: Path, threads: int, tune: bool) -> Loaded:
+        """Return what the folder of a bundle of this task holds."""
         manifest = read_manifest(folder)
         if manifest.task != cls.task:
             raise BundleError(_other_task(folder, manifest.task))
@@ -73,14 +78,7 @@ class TextModel:
             raise BundleError(f"bundle {folder} is damaged: {problem}")
         has_seen = SEEN in manifest.files
         seen = np.fromfile(folder / SEEN, "<u8") if has_seen else np.empty(0, "<u8")
-        return {
-            "manifest": manifest,
-            "labels": labels,
-            "tokenizer": tokenizer,
-            "engine": engine,
-            "seen": seen,
-            "tokens_per_chunk": tokens_per_chunk,
-        }
+        return Loaded(manifest, labels, tokenizer, engine, seen, tokens_per_chunk)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Return the token ids of texts, and what the tokenizer lost of them."""
@@ -122,18 +120,10 @@ class Predictor(TextModel):
 
     task = "classification"
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        labels: LabelSet,
-        tokenizer: TextTokenizer,
-        engine: Engine,
-        seen: NDArray[np.uint64],
-        tokens_per_chunk: int = TOKENS_PER_CHUNK,
-        min_confidence: float | None = None,
-    ) -> None:
-        super().__init__(manifest, labels, tokenizer, engine, seen, tokens_per_chunk)
-        chosen = 0.0 if manifest.abstention is None else manifest.abstention.min_confidence
+    def __init__(self, loaded: Loaded, min_confidence: float | None = None) -> None:
+        super().__init__(loaded)
+        abstention = self.manifest.abstention
+        chosen = 0.0 if abstention is None else abstention.min_confidence
         self.min_confidence = chosen if min_confidence is None else min_confidence
         if not 0.0 <= self.min_confidence <= 1.0:
             raise ConfigError(f"min_confidence is {min_confidence}, but must be from 0 to 1")
@@ -163,7 +153,7 @@ class Predictor(TextModel):
             BundleError: missing, altered, damaged, of a newer format, or of another task.
         """
         with opened_bundle(Path(bundle)) as folder:
-            return cls(**cls._open(folder, threads, tune), min_confidence=min_confidence)
+            return cls(cls._open(folder, threads, tune), min_confidence)
 
     def __call__(self, texts: Sequence[str]) -> list[str | None]:
         """Return the name of the most probable class of each text, in order.
@@ -192,28 +182,20 @@ class MultilabelPredictor(TextModel):
 
     task = "multilabel"
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        labels: LabelSet,
-        tokenizer: TextTokenizer,
-        engine: Engine,
-        seen: NDArray[np.uint64],
-        tokens_per_chunk: int = TOKENS_PER_CHUNK,
-        threshold: float | None = None,
-    ) -> None:
-        super().__init__(manifest, labels, tokenizer, engine, seen, tokens_per_chunk)
+    def __init__(self, loaded: Loaded, threshold: float | None = None) -> None:
+        super().__init__(loaded)
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise ConfigError(f"threshold is {threshold}, but must be from 0 to 1")
-        chosen = manifest.thresholds
+        chosen = self.manifest.thresholds
         if threshold is not None or chosen is None:
             value = DEFAULT_THRESHOLD if threshold is None else threshold
-            self.thresholds = np.full(len(labels), value, dtype=np.float32)
+            self.thresholds = np.full(len(self.labels), value, dtype=np.float32)
         else:
             self.thresholds = np.array(chosen.values, dtype=np.float32)
-        if self.thresholds.shape != (len(labels),):
+        if self.thresholds.shape != (len(self.labels),):
             raise BundleError(
-                f"the bundle is damaged: {len(self.thresholds)} thresholds of {len(labels)} labels"
+                f"the bundle is damaged: {len(self.thresholds)} thresholds of {len(self.labels)}"
+                " labels"
             )
 
     @classmethod
@@ -239,7 +221,7 @@ class MultilabelPredictor(TextModel):
             BundleError: missing, altered, damaged, of a newer format, or of another task.
         """
         with opened_bundle(Path(bundle)) as folder:
-            return cls(**cls._open(folder, threads, tune), threshold=threshold)
+            return cls(cls._open(folder, threads, tune), threshold)
 
     def surest_first(
         self, probabilities: NDArray[np.float32], threshold: float | None = None

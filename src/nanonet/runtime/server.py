@@ -18,9 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nanonet.core.errors import BundleError
-from nanonet.runtime.answers import ErrorAnswer, Model, served
+from nanonet.runtime.answers import Model, served
 from nanonet.runtime.observe import JsonHandler, log
 from nanonet.runtime.requests import RequestError
+from nanonet.runtime.served import ErrorAnswer
 from nanonet.runtime.service import ServerSettings, Service
 
 HEAD_BYTES = 524_288  # of a request's head and what is read along with it

@@ -11,10 +11,10 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
-from nanonet.runtime.answers import Served
 from nanonet.runtime.batching import Batcher, ClosedError, OverloadedError, TooMuchError
 from nanonet.runtime.observe import Metrics, log
 from nanonet.runtime.requests import Limits, RequestError, parse, read_body
+from nanonet.runtime.served import Served
 
 LAG_SECONDS = 0.02  # how often the event loop's lateness is looked at
 # A request waits for the event loop to be read, to be handled, to hear of its answer, to send it.

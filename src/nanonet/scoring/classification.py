@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from nanonet.core.bundle import Priors
 from nanonet.core.errors import DataError
-from nanonet.core.machine import usable_cores
-from nanonet.data.checks import fingerprint, text_hashes
+from nanonet.data.checks import fingerprint
 from nanonet.data.readers import TextTable
+from nanonet.scoring.learners import ask_run, leaks
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.metrics import (
     accuracy,
@@ -135,48 +135,13 @@ def evaluate_run(
 def predict_run(path: Path, table: TextTable, *, as_trained: bool = False) -> Predictions:
     """Ask all learners of a run for the classes of a labelled table.
 
-    Args:
-        path: the run folder.
-        table: texts and labels.
-        as_trained: compute with the hardware and precision of training, which can be several
-            times as fast; else on the CPU in 32 bits, as a bundle does.
-
-    Raises:
-        RunError: not a finished run.
-        BackboneError: its backbone is gone.
-        DataError: a label that training never saw.
+    See `ask_run` for arguments and errors; DataError: a label that training never saw.
     """
-    from nanonet.export import load_cohort
-    from nanonet.tasks.tokenization import TextTokenizer
-    from nanonet.training.device import Hardware, shrink_frozen
-    from nanonet.training.evaluation import predict_logits
     from nanonet.training.run_folder import RunFolder
 
-    run = RunFolder(path)
-    summary = run.read_summary()
-    config, _ = run.read_config()
-    truth = _truth(table, run.read_labels())
-    cohort = load_cohort(run)
-    tokenizer = TextTokenizer(run.read_tokenizer(), config.data.max_length)
-    hardware = Hardware("cpu", "fp32", "eager", usable_cores())
-    if as_trained:
-        hardware, _ = run.read_hardware()
-        if hardware.precision == "bf16":
-            shrink_frozen(cohort)
-        cohort.to(hardware.device)
-
-    start = time.perf_counter()
-    encoded = tokenizer.encode(table.texts)
-    tokenizing = time.perf_counter() - start
-    logits: dict[str, NDArray[np.float32]] = {}
-    seconds: dict[str, float] = {}
-    for name in cohort:
-        start = time.perf_counter()
-        logits[name] = predict_logits(cohort[name], encoded.ids, hardware)
-        seconds[name] = tokenizing + time.perf_counter() - start
-    warnings = encoding_warnings(table.source, encoded, config.data.max_length)
-    warnings += leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
-    return Predictions(truth, logits, seconds, str(summary["selected"]), warnings)
+    truth = _truth(table, RunFolder(path).read_labels())
+    found = ask_run(path, table, as_trained=as_trained)
+    return Predictions(truth, found.logits, found.seconds, found.selected, found.warnings)
 
 
 def note_scores(
@@ -256,17 +221,3 @@ def _scores(
         learners=learners,
         warnings=warnings,
     )
-
-
-def leaks(table: TextTable, seen: dict[str, NDArray[np.uint64]]) -> list[str]:
-    """Return a warning for each training file that holds texts of this table."""
-    warnings = []
-    hashes = text_hashes(table.texts)
-    for name, known in seen.items():
-        if shared := int(np.isin(hashes, known).sum()):
-            kind = "labelled" if name == "labeled" else "unlabelled"
-            warnings.append(
-                f"{shared} of {len(table.texts)} texts of {table.source} were among the {kind}"
-                " training texts: the figures are too good"
-            )
-    return warnings

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanonet.core.machine import usable_cores
 from nanonet.data.checks import fingerprint
 from nanonet.data.multilabel import MultilabelTable, flags_of
-from nanonet.scoring.classification import leaks
+from nanonet.scoring.learners import ask_run, leaks
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.multilabel import (
     DEFAULT_THRESHOLD,
@@ -101,41 +100,25 @@ def evaluate_run(
         BackboneError: its backbone is gone.
         DataError: a label that training never saw.
     """
-    from nanonet.export import load_cohort
-    from nanonet.tasks.tokenization import TextTokenizer
-    from nanonet.training.device import Hardware
-    from nanonet.training.evaluation import predict_logits
     from nanonet.training.run_folder import RunFolder
 
     run = RunFolder(path)
-    selected = str(run.read_summary()["selected"])
-    config, _ = run.read_config()
+    run.read_summary()  # not finished: said first
     labels = run.read_labels()
     truth = flags_of(table, labels)
-    cohort = load_cohort(run)
-    tokenizer = TextTokenizer(run.read_tokenizer(), config.data.max_length)
-    hardware = Hardware("cpu", "fp32", "eager", usable_cores())
-    start = time.perf_counter()
-    encoded = tokenizer.encode(table.texts)
-    tokenizing = time.perf_counter() - start
+    found = ask_run(path, table)
     said: dict[str, Flags] = {}
-    seconds = 0.0
-    for name in cohort:
-        start = time.perf_counter()
-        units = predict_logits(cohort[name], encoded.ids, hardware)
+    for name, units in found.logits.items():
         limits: NDArray[Any] | float = DEFAULT_THRESHOLD if threshold is None else threshold
-        if name == selected:
-            seconds = tokenizing + time.perf_counter() - start
-            if threshold is None and run.thresholds is not None:
-                limits = np.array(run.thresholds.values, dtype=np.float32)
+        if name == found.selected and threshold is None and run.thresholds is not None:
+            limits = np.array(run.thresholds.values, dtype=np.float32)
         said[name] = sigmoid(logits_of_units(units, len(labels))) >= limits
-    warnings = encoding_warnings(table.source, encoded, config.data.max_length)
-    warnings += leaks(table, {name: run.read_seen(name) for name in ("labeled", "unlabeled")})
-    scores = _scores(truth, said[selected], labels, seconds, said, warnings)
+    own, seconds = said[found.selected], found.seconds[found.selected]
+    scores = _scores(truth, own, labels, seconds, said, found.warnings)
     if threshold is not None:  # a question of the moment, not a figure of the run
         return scores
     run.append_evaluation(
-        {"source": table.source, "fingerprint": fingerprint(table), "selected": selected}
+        {"source": table.source, "fingerprint": fingerprint(table), "selected": found.selected}
         | scores.to_json()
         | {"warnings": scores.warnings}
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nanonet.core.config import SummarizationConfig
 from nanonet.data.checks import fingerprint
 from nanonet.data.documents import DocumentTable
-from nanonet.scoring.classification import leaks
+from nanonet.scoring.learners import leaks
 from nanonet.tasks import baselines
 from nanonet.tasks.budgets import Budget
 from nanonet.tasks.rouge import METRICS, Rouge, rouge_of

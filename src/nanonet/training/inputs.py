@@ -1,5 +1,6 @@
 """What a run reads, and the task of classification: label set, checks, encoded rows."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,31 +66,27 @@ def encode_labels(table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
     return labels.encode(table.labels or [], table.source, table.rows, table.names)
 
 
-class Classification(Task[TextTable | TextStream]):
-    """Single-label classification: a unit is a text, and has one class of several."""
-
-    outputs = OUTPUTS["classification"]
+class TextTask(Task[TextTable | TextStream]):
+    """A task whose rows are texts."""
 
     def __init__(self, config: Config) -> None:
-        self.metric = "accuracy"
-        self._columns = columns_of(config.data)
+        self._data = config.data
+
+    @abstractmethod
+    def read_labeled(self, source: str) -> TextTable:
+        """Read a table with labels (see `read` for errors)."""
+
+    @abstractmethod
+    def truth(self, table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
+        """Return the class index of each unit of a table, (U,).
+
+        Raises:
+            DataError: a label that training never saw.
+        """
 
     def read(self, source: str, labeled: bool) -> TextTable | TextStream:
         """See `Task.read`. Unlabelled texts are not read before they are encoded."""
-        if not labeled:
-            return open_stream(source, self._columns.text)
-        return read_table(source, self._columns, labels="required")
-
-    def label_set(self, labeled: TextTable | TextStream) -> LabelSet:
-        """See `Task.label_set` (and `LabelSet.from_columns` for errors)."""
-        return label_set_of(_table(labeled))
-
-    def warnings(self, tables: Mapping[str, TextTable | TextStream], labels: LabelSet) -> list[str]:
-        """See `Task.warnings`: one class, or a class that training never sees, is an error."""
-        warnings = check_labeled(_table(tables["labeled"]), labels)
-        if "validation" in tables:
-            encode_labels(_table(tables["validation"]), labels)
-        return warnings
+        return self.read_labeled(source) if labeled else open_stream(source, self._data.text_column)
 
     def encode(
         self, table: TextTable | TextStream, labels: LabelSet | None, tokenizer: TextTokenizer
@@ -101,14 +98,40 @@ class Classification(Task[TextTable | TextStream]):
             # As a view of one number, it takes no memory.
             unknown = np.broadcast_to(np.int64(-1), len(streamed.ids))
             return EncodedTable(table.source, streamed, unknown)
-        truth = encode_labels(_table(table), labels)
-        return EncodedTable(table.source, tokenizer.encode(_table(table).texts), truth)
+        own = _table(table)
+        return EncodedTable(own.source, tokenizer.encode(own.texts), self.truth(own, labels))
 
     def encoding_warnings(self, encoded: EncodedTable, max_length: int) -> list[str]:
         """See `Task.encoding_warnings`."""
         texts = encoded.encoded
         assert isinstance(texts, EncodedTexts | StreamedTexts)
         return encoding_warnings(encoded.source, texts, max_length)
+
+
+class Classification(TextTask):
+    """Single-label classification: a unit is a text, and has one class of several."""
+
+    outputs = OUTPUTS["classification"]
+    metric = "accuracy"
+
+    def read_labeled(self, source: str) -> TextTable:
+        """See `TextTask.read_labeled`."""
+        return read_table(source, columns_of(self._data), labels="required")
+
+    def truth(self, table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
+        """See `TextTask.truth`."""
+        return encode_labels(table, labels)
+
+    def label_set(self, labeled: TextTable | TextStream) -> LabelSet:
+        """See `Task.label_set` (and `LabelSet.from_columns` for errors)."""
+        return label_set_of(_table(labeled))
+
+    def warnings(self, tables: Mapping[str, TextTable | TextStream], labels: LabelSet) -> list[str]:
+        """See `Task.warnings`: one class, or a class that training never sees, is an error."""
+        warnings = check_labeled(_table(tables["labeled"]), labels)
+        if "validation" in tables:
+            encode_labels(_table(tables["validation"]), labels)
+        return warnings
 
     def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
         """Return the accuracy."""

@@ -10,21 +10,20 @@ from nanonet.core.config import Config
 from nanonet.core.errors import ConfigError, DataError
 from nanonet.data.checks import duplicate_count
 from nanonet.data.multilabel import MultilabelTable, flags_of, read_multilabel
-from nanonet.data.readers import TextStream, TextTable, open_stream, stream_of
-from nanonet.tasks.base import OUTPUTS, EncodedTable, Task
+from nanonet.data.readers import TextStream, TextTable
+from nanonet.tasks.base import OUTPUTS, EncodedTable
 from nanonet.tasks.labels import LabelSet, listing, quoted
-from nanonet.tasks.tokenization import EncodedTexts, TextTokenizer, encoding_warnings
-from nanonet.training.streams import StreamedTexts, encode_stream
+from nanonet.training.inputs import TextTask
 
 
-class Multilabel(Task[TextTable | TextStream]):
+class Multilabel(TextTask):
     """Every label is a question of its own: a text has a unit for each."""
 
     outputs = OUTPUTS["multilabel"]
+    metric = "average precision"
 
     def __init__(self, config: Config) -> None:
-        self.metric = "average precision"
-        self._data = config.data
+        super().__init__(config)
         if not config.data.label_separator.strip():
             raise ConfigError("key 'data.label_separator' is empty: it must separate labels")
         if config.propagation.classifier:
@@ -33,11 +32,13 @@ class Multilabel(Task[TextTable | TextStream]):
                 " task multilabel"
             )
 
-    def read(self, source: str, labeled: bool) -> TextTable | TextStream:
-        """See `Task.read`."""
-        if not labeled:
-            return open_stream(source, self._data.text_column)
+    def read_labeled(self, source: str) -> TextTable:
+        """See `TextTask.read_labeled`."""
         return read_multilabel(source, self._data, labels="required")
+
+    def truth(self, table: TextTable, labels: LabelSet) -> NDArray[np.int64]:
+        """See `TextTask.truth`."""
+        return encode_labels(_table(table), labels)
 
     def label_set(self, labeled: TextTable | TextStream) -> LabelSet:
         """See `Task.label_set`."""
@@ -74,25 +75,6 @@ class Multilabel(Task[TextTable | TextStream]):
         if copies := duplicate_count(table.texts):
             warnings.append(f"{table.source}: {copies} copies of an earlier text; decide on one")
         return warnings
-
-    def encode(
-        self, table: TextTable | TextStream, labels: LabelSet | None, tokenizer: TextTokenizer
-    ) -> EncodedTable:
-        """See `Task.encode`."""
-        if labels is None:
-            stream = stream_of(table) if isinstance(table, TextTable) else table
-            streamed = encode_stream(stream, tokenizer)
-            # As a view of one number, it takes no memory.
-            unknown = np.broadcast_to(np.int64(-1), len(streamed.ids))
-            return EncodedTable(table.source, streamed, unknown)
-        truth = encode_labels(_table(table), labels)
-        return EncodedTable(table.source, tokenizer.encode(_table(table).texts), truth)
-
-    def encoding_warnings(self, encoded: EncodedTable, max_length: int) -> list[str]:
-        """See `Task.encoding_warnings`."""
-        texts = encoded.encoded
-        assert isinstance(texts, EncodedTexts | StreamedTexts)
-        return encoding_warnings(encoded.source, texts, max_length)
 
     def score(self, encoded: EncodedTable, logits: NDArray[Any]) -> float:
         """Return the average precision over all texts and labels, which needs no threshold."""

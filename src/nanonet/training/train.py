@@ -88,13 +88,7 @@ def train(
     task = make_task(config)
     with clock.span("reading"):
         texts = read_texts(config, backbone, task, read_data(), monitor)
-    usual = config.training.steps
-    config = with_enough_steps(config, texts.facts["labeled"].count, len(texts.labels))
-    if config.training.steps > usual:
-        shown.say(
-            f"{config.training.steps} steps instead of {usual}, for {len(texts.labels)} classes and"
-            f" {texts.facts['labeled'].count} labelled texts; training.steps sets another number"
-        )
+    config = _settle_steps(config, texts, shown)
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     inputs = describe(texts.facts, backbone, start)
@@ -125,6 +119,18 @@ def train(
                 seconds = warmup.seconds
             prepared.engine.profile = clock
             return _train(run, config, prepared, texts, warnings, seconds, log)
+
+
+def _settle_steps(config: Config, texts: Texts, shown: Display) -> Config:
+    """Return the settings with the steps that these texts take; say so where they are more."""
+    count, classes = texts.facts["labeled"].count, len(texts.labels)
+    settled = with_enough_steps(config, count, classes)
+    if settled.training.steps > config.training.steps:
+        shown.say(
+            f"{settled.training.steps} steps instead of {config.training.steps}, for"
+            f" {classes} classes and {count} labelled texts; training.steps sets another number"
+        )
+    return settled
 
 
 def _warm_up(
