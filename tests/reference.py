@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from labels_reference import agree_on, classify, co_train, propagate, rank_of_clearness, tf_idf
 
 Rows = list[Tensor]  # token ids of one text each, (tokens,)
 Log = list[dict[str, float]]  # by step, unweighted losses by "<learner>.<objective>"
@@ -292,7 +292,7 @@ def supervised(task: Task) -> Result:
     return log, learners
 
 
-def nanonet(task: Task, neighbours: int = 20, classifier: bool = False) -> Result:
+def nanonet(task: Task, neighbours: int = 20, labels: str = "co-trained") -> Result:
     """Prepare the teacher, propagate the labels, then learn together."""
     teacher, students = task.teacher(), task.students((2, 4), (1, 4))
     preparation = Optimizers([teacher], 5e-3, 1e-2)
@@ -307,8 +307,12 @@ def nanonet(task: Task, neighbours: int = 20, classifier: bool = False) -> Resul
 
     places = teacher.target(task.labeled).pooled, teacher.target(task.unlabeled).pooled
     q = propagate(places[0], task.labels, places[1], neighbours)
-    if classifier:
-        q = agree_on(q, classify(places[0], task.labels, places[1]))
+    if labels != "neighbours":
+        q, agreement = agree_on(q, classify(places[0], task.labels, places[1]))
+    if labels == "co-trained":
+        places = tuple(F.normalize(v.double(), dim=-1) for v in places)
+        texts = tf_idf([ids.tolist() for ids in (*task.labeled, *task.unlabeled)])
+        q = co_train(q, agreement, places, texts, task.labels)
     classes, confidence = q.argmax(1), rank_of_clearness(q)
     for t in range(first, task.steps):
         done = (t - first) / (task.steps - first)
@@ -341,82 +345,6 @@ def nanonet(task: Task, neighbours: int = 20, classifier: bool = False) -> Resul
         ]
         log.append(row | learning.step(losses, linear(done), mutual=0.5 * ramp(done, 0.2)))
     return log, [teacher, *students]
-
-
-def propagate(labeled: Tensor, labels: Tensor, unlabeled: Tensor, neighbours: int) -> Tensor:
-    """Return class probabilities of unlabelled vectors, (n_u, C).
-
-    Labels spread along the graph of nearest neighbours: F <- a S F + (1 - a) Y.
-    """
-    vectors = torch.cat([labeled, unlabeled]).double().numpy()
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -np.inf)
-    graph = np.zeros_like(cosines)
-    for i, row in enumerate(cosines):
-        nearest = np.argsort(-row)[:neighbours]
-        graph[i, nearest] = np.maximum(row[nearest], 0.0) ** 4
-    graph = np.maximum(graph, graph.T)
-    degree = graph.sum(1)
-    normalized = graph / np.sqrt(degree[:, None] * degree[None, :])
-
-    given = np.zeros((len(vectors), int(labels.max()) + 1))
-    given[np.arange(len(labels)), labels] = 1.0
-    spread = given
-    for _ in range(30):
-        spread = 0.95 * normalized @ spread + 0.05 * given
-    spread /= spread.sum(0)  # classes of equal mass
-    found = spread[len(labels) :]
-    return torch.from_numpy(found / found.sum(1, keepdims=True))
-
-
-def classify(labeled: Tensor, labels: Tensor, unlabeled: Tensor) -> Tensor:
-    """Return what a logistic regression says of unlabelled vectors, (n_u, C).
-
-    It minimises half the squared weights plus ten times the loss of rows that count so that all
-    classes weigh the same.
-    """
-    x, u = (F.normalize(v.double(), dim=-1) for v in (labeled, unlabeled))
-    classes = int(labels.max()) + 1
-    counts = torch.bincount(labels, minlength=classes)
-    share = (len(labels) / (classes * counts))[labels].double()
-    weights = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weights], max_iter=2000, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        logits = x @ weights[:, :-1].T + weights[:, -1]
-        each = F.cross_entropy(logits, labels, reduction="none")
-        total = 0.5 * (weights[:, :-1] ** 2).sum() + 10.0 * (share * each).sum()
-        total.backward()
-        return total
-
-    solver.step(loss)  # type: ignore[no-untyped-call]
-    return (u @ weights[:, :-1].T + weights[:, -1]).softmax(-1).detach()
-
-
-def agree_on(one: Tensor, other: Tensor) -> Tensor:
-    """Return the geometric mean of two sets of probabilities, both as sure as they agree."""
-    agreement = float((one.argmax(1) == other.argmax(1)).double().mean())
-    wanted = min(max(agreement, 1.2 / one.shape[1]), 0.99)
-    logits = []
-    for z in (one.double().log(), other.double().log()):
-
-        def excess(inverse: float, z: Tensor = z) -> float:
-            return float((inverse * z).softmax(-1).max(-1).values.mean()) - wanted
-
-        logits.append(brentq(excess, 1 / 20, 20.0, xtol=1e-12) * z)
-    return ((logits[0] + logits[1]) / 2).softmax(-1)
-
-
-def rank_of_clearness(q: Tensor) -> Tensor:
-    """Return each row's place by entropy, from 0 for the least clear to 1, (n_u,)."""
-    entropy = -(q * q.log()).sum(1)
-    rank = torch.empty(len(q))
-    rank[entropy.argsort(descending=True)] = torch.arange(len(q), dtype=torch.float32)
-    return rank / (len(q) - 1)
 
 
 BLOCKS = ((1, 2), (3, 4))

@@ -420,7 +420,10 @@ def bundle_of_classes(run_folder, tmp_path_factory) -> Path:
     ("setting", "says"),
     [
         ("training.class_weight=balanced", "training.class_weight is for classification"),
-        ("propagation.classifier=true", "propagation.classifier is for labels that exclude"),
+        (
+            "propagation.labels=combined",
+            "propagation.labels=combined is for texts that have one of",
+        ),
     ],
 )
 def test_settings_of_classification(files, tiny_bert_folder, tmp_path, setting, says):

@@ -21,10 +21,17 @@ from nanonet.training.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
+from nanonet.training.co_training import label_texts
 from nanonet.training.engine import StopRequest
 from nanonet.training.evaluation import embed
 from nanonet.training.plan import Phase, make_plan
-from nanonet.training.propagation import SoftLabels, neighbour_graph, propagate
+from nanonet.training.propagation import (
+    SoftLabels,
+    combine,
+    neighbour_graph,
+    propagate,
+    soft_labels,
+)
 from nanonet.training.train import train
 from test_engine import FP32, Record, dropout, make_engine, phase_step, run, same, tensors
 from test_objectives import ROWS, FixedStep, close, log_softmax
@@ -143,13 +150,9 @@ def crossed():
 
 def test_a_classifier_beside_the_neighbours(crossed):
     vectors, kinds = crossed
-    both, alone = (
-        propagate(
-            *(vectors[:40], kinds[:40], vectors[40:], 2),
-            PropagationConfig(neighbours=10, classifier=classifier),
-        )
-        for classifier in (True, False)
-    )
+    data = vectors[:40], kinds[:40], vectors[40:]
+    alone = propagate(*data, 2, PropagationConfig(neighbours=10))
+    both = combine(alone, *data)
     model = LogisticRegression(C=10, class_weight="balanced").fit(vectors[:40], kinds[:40])
     own = model.predict_proba(vectors[40:])
 
@@ -158,22 +161,24 @@ def test_a_classifier_beside_the_neighbours(crossed):
 
     assert right(both.probabilities) > right(alone.probabilities)
     np.testing.assert_allclose(both.probabilities.sum(1), 1.0, atol=1e-6)
-    np.testing.assert_allclose(np.sort(both.confidence), np.linspace(0, 1, 360), atol=1e-6)
     # Where they agree, both say the same.
     agreed = own.argmax(1) == alone.probabilities.argmax(1)
     assert 0.5 < agreed.mean() < 1.0
+    assert both.agreement == agreed.mean()
     assert (both.probabilities.argmax(1) == own.argmax(1))[agreed].all()
     # And what they agree on is trusted more.
-    assert both.confidence[agreed].mean() > both.confidence[~agreed].mean() + 0.2
+    confidence = soft_labels(both.probabilities).confidence
+    np.testing.assert_allclose(np.sort(confidence), np.linspace(0, 1, 360), atol=1e-6)
+    assert confidence[agreed].mean() > confidence[~agreed].mean() + 0.2
 
 
 def test_a_classifier_decides_where_no_label_comes():
     vectors = unit([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0.1], [0, 1, 0, 0.1]])
-    config = PropagationConfig(neighbours=1, classifier=True)
-    found = propagate(vectors[:2], np.array([0, 1]), vectors[2:], 2, config)
+    data = vectors[:2], np.array([0, 1]), vectors[2:]
+    found = combine(propagate(*data, 2, PropagationConfig(neighbours=1)), *data)
     assert found.probabilities[1:].argmax(1).tolist() == [0, 1]
     np.testing.assert_allclose(found.probabilities[0], 0.5, atol=1e-3)
-    assert found.confidence[0] == 0.0
+    assert soft_labels(found.probabilities).confidence[0] == 0.0
 
 
 def test_classes_are_scaled_to_equal_mass():
@@ -268,12 +273,14 @@ def test_vectors_are_those_of_each_text_alone(monkeypatch):
         np.testing.assert_allclose(own, alone, atol=1e-5)
 
 
-def soft_labels_of(engine) -> SoftLabels:
-    """What propagation says in the teacher's space as it now is."""
-    teacher, rows = engine.cohort["teacher"], engine.rows
-    vectors = [embed(teacher, ids, FP32) for ids in (rows.labeled, rows.unlabeled)]
-    config = engine.config.propagation
-    return propagate(vectors[0], rows.labels, vectors[1], 3, config)
+def soft_labels_of(engine, source="teacher") -> SoftLabels:
+    """What the unlabelled texts' labels are in a learner's space as it now is."""
+    rows = engine.rows
+    vectors = np.concatenate(
+        [embed(engine.cohort[source], x, FP32) for x in (rows.labeled, rows.unlabeled)]
+    )
+    texts = [*rows.labeled, *rows.unlabeled]
+    return label_texts(vectors, rows.labels, texts, engine.config.propagation, engine.config.seed)
 
 
 def test_labels_spread_once_in_the_space_of_the_teacher_at_that_step(monkeypatch):
@@ -366,16 +373,14 @@ def test_without_a_teacher_labels_spread_in_the_first_students_space():
         "phases.students.objectives.propagation.weight=1",
         recipe="nanonet",
     )
-    rows = engine.rows
-    vectors = [embed(engine.cohort["student1"], x, FP32) for x in (rows.labeled, rows.unlabeled)]
-    expected = propagate(vectors[0], rows.labels, vectors[1], 3, engine.config.propagation)
+    expected = soft_labels_of(engine, "student1")
     record = run(engine)
     np.testing.assert_array_equal(engine.soft_labels.probabilities, expected.probabilities)
     assert "student2.propagation" in record.rows[-1].losses
 
 
 def test_nothing_spreads_where_nobody_reads_it(monkeypatch):
-    monkeypatch.setattr("nanonet.training.engine.propagate", lambda *_: pytest.fail("propagated"))
+    monkeypatch.setattr("nanonet.training.engine.label_texts", lambda *_: pytest.fail("propagated"))
     nobody = "phases.teacher.objectives.propagation.weight=0"
     engine = make_engine(nobody, recipe="nanonet")
     run(engine)
@@ -384,7 +389,7 @@ def test_nothing_spreads_where_nobody_reads_it(monkeypatch):
 
 
 def test_nothing_spreads_without_unlabelled_text(tmp_path, tiny_bert_folder, monkeypatch):
-    monkeypatch.setattr("nanonet.training.engine.propagate", lambda *_: pytest.fail("propagated"))
+    monkeypatch.setattr("nanonet.training.engine.label_texts", lambda *_: pytest.fail("propagated"))
     notes = Notes()
     config = make_settings(tiny_bert_folder)
     train(config, lambda: make_tables(unlabeled=0), tmp_path / "run", display=notes)
@@ -480,7 +485,7 @@ def test_a_run_resumed_around_the_propagation_is_bit_identical(tmp_path, whole_r
 def test_a_resumed_run_does_not_spread_labels_again(tmp_path, tiny_bert_folder, monkeypatch):
     config, out = make_settings(tiny_bert_folder), tmp_path / "run"
     interrupted(config, out, 3)
-    monkeypatch.setattr("nanonet.training.engine.propagate", lambda *_: pytest.fail("propagated"))
+    monkeypatch.setattr("nanonet.training.engine.label_texts", lambda *_: pytest.fail("propagated"))
     assert train(config, make_tables, out, mode="resume")["finished"]
 
 

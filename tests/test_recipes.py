@@ -65,11 +65,14 @@ PINS = {
     "nanonet": Pin(
         "nanonet", ("training.steps=12", "propagation.neighbours=5"), (("neighbours", 5),)
     ),
-    "nanonet, classifier": Pin(
-        "nanonet",
-        ("training.steps=12", "propagation.neighbours=5", "propagation.classifier=true"),
-        (("neighbours", 5), ("classifier", True)),
-    ),
+    **{
+        f"nanonet, {labels}": Pin(
+            "nanonet",
+            ("training.steps=12", "propagation.neighbours=5", f"propagation.labels={labels}"),
+            (("neighbours", 5), ("labels", labels)),
+        )
+        for labels in ("neighbours", "combined")
+    },
     "psnet": Pin("psnet", PSNET),
     "psnet with feedback": Pin("psnet", (*PSNET, *BETA, "training.steps=6"), (("beta", 0.8),)),
     "self-training": Pin("self-training", ("training.steps=12",)),

@@ -416,6 +416,9 @@ def test_training_refuses_what_it_cannot_use(tiny_bert_folder, tmp_path):
     refuse("train", "--labeled", source, *out, *bad, parts=["budget 'pages=2'"], status=2)
     bad = flags(summarization__language="english (UK)")
     refuse("train", "--labeled", source, *out, *bad, parts=["language code"], status=2)
+    bad = [*flags(), "--set", "propagation.labels=co-trained"]
+    says = ["is for texts that have one of several labels: the task summarization has"]
+    refuse("train", "--labeled", source, *out, *bad, parts=says, status=2)
     assert not (tmp_path / "run").exists()
 
 

@@ -134,13 +134,15 @@ class ViewsConfig(ViewConfig):
 
 @dataclass(frozen=True)
 class PropagationConfig:
-    """How labels spread to unlabelled texts along nearest neighbours in the teacher's space."""
+    """How unlabelled texts get labels: along nearest neighbours in the teacher's space, first."""
 
     at: float = setting(0.0, 0.0, 1.0)  # share of the steps after which it is done; 0: never
     neighbours: int = setting(20, 1)
     alpha: float = setting(0.95, 0.0, 0.999)  # weight of the neighbours against one's own label
     iterations: int = setting(30, 1)
-    classifier: bool = False  # combine them with a logistic regression on the labelled vectors
+    # By neighbours alone, combined with a logistic regression, or that co-trained with the texts'
+    # tokens (see training/co_training.py). auto: co-trained where a text has one label.
+    labels: Literal["auto", "neighbours", "combined", "co-trained"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from nanonet.tasks.tokenization import UNKNOWN_SHARE_LIMIT, TextTokenizer, unkno
 from nanonet.tasks.windows import DocumentEncoder, EncodedDocuments
 from nanonet.training.device import Hardware
 from nanonet.training.evaluation import embed
+from nanonet.training.propagation import check_neighbours_only
 from nanonet.training.sentences import Start, fit_start
 
 LABELS = LabelSet((0, 1), ("other", "summary"))  # of a sentence
@@ -50,6 +51,7 @@ class Summarization(Task[DocumentTable]):
         self._columns = config.data
         self._normalized = config.head.normalize
         check_language(self._settings.language)
+        check_neighbours_only(config.propagation, "summarization")
         self._budget = Budget.parse(self._settings.budget)
         self.metric = f"ROUGE-2 F1 at {self._budget}"
 

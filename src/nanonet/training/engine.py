@@ -21,9 +21,10 @@ from nanonet.data.batching import StepBatches
 from nanonet.models.cohort import TEACHER, Cohort
 from nanonet.models.learner import LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
+from nanonet.tasks.base import Row, Window, row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
+from nanonet.training.co_training import label_texts
 from nanonet.training.device import Hardware
 from nanonet.training.evaluation import autocast, embed
 from nanonet.training.optim import (
@@ -269,7 +270,12 @@ class Engine:
         if source.outputs.is_multilabel:
             flags = labels.reshape(len(labeled), -1)
             return propagate_each(labeled, flags, unlabeled, settings)
-        return propagate(labeled, labels, unlabeled, source.classes, settings)
+        if source.outputs.level == "sentence":
+            return propagate(labeled, labels, unlabeled, source.classes, settings)
+        rows = (*self.rows.labeled, *self.rows.unlabeled)
+        texts = [row for row in rows if not isinstance(row, Window)]
+        vectors = np.concatenate([labeled, unlabeled])
+        return label_texts(vectors, labels, texts, settings, self.config.seed)
 
     def _run_phase(
         self, phase: Phase, batch: Batch, step: int, targets: dict[Stream, LearnerOutput]

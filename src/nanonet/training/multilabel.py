@@ -14,6 +14,7 @@ from nanonet.data.readers import TextStream, TextTable
 from nanonet.tasks.base import OUTPUTS, EncodedTable
 from nanonet.tasks.labels import LabelSet, listing, quoted
 from nanonet.training.inputs import TextTask
+from nanonet.training.propagation import check_neighbours_only
 
 
 class Multilabel(TextTask):
@@ -26,11 +27,7 @@ class Multilabel(TextTask):
         super().__init__(config)
         if not config.data.label_separator.strip():
             raise ConfigError("key 'data.label_separator' is empty: it must separate labels")
-        if config.propagation.classifier:
-            raise ConfigError(
-                "propagation.classifier is for labels that exclude each other: leave it out of the"
-                " task multilabel"
-            )
+        check_neighbours_only(config.propagation, "multilabel")
 
     def read_labeled(self, source: str) -> TextTable:
         """See `TextTask.read_labeled`."""

@@ -3,16 +3,19 @@
 Once, after a share of the steps, the teacher places every labelled and unlabelled text in its space
 as it then is. Labels spread along the graph of nearest neighbours (Zhou et al. 2003, "Learning with
 local and global consistency": F <- alpha S F + (1 - alpha) Y, S the normalised adjacency), which
-gives each unlabelled text a soft label. What this brings is measured in ``docs/experiments.md``.
+gives each unlabelled text a soft label. A classifier and the texts' words may have a say too (see
+`combine` and `co_training`). What this brings is measured in ``docs/experiments.md``.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from nanonet.core.config import PropagationConfig
+from nanonet.core.errors import ConfigError
 from nanonet.tasks.calibration import temperature_of_confidence
 from nanonet.tasks.metrics import Floats, softmax
 
@@ -20,6 +23,19 @@ Vectors = NDArray[np.float32]
 SIMILARITIES_AT_ONCE = 20_000_000  # numbers of the similarity matrix: bounds memory to some 400 MB
 STRENGTH = 10.0  # of the logistic regression: C, the inverse of its penalty's weight
 SHARPNESS = 4  # power of the cosine that weighs an edge
+
+
+def check_neighbours_only(config: PropagationConfig, task: str) -> None:
+    """Refuse labels from more than neighbours.
+
+    Raises:
+        ConfigError: they are asked for in a task whose units do not have one of several classes.
+    """
+    if config.labels not in ("auto", "neighbours"):
+        raise ConfigError(
+            f"propagation.labels={config.labels} is for texts that have one of several labels: the"
+            f" task {task} has auto and neighbours"
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ def propagate(
     classes: int,
     config: PropagationConfig,
 ) -> SoftLabels:
-    """Return soft labels of the unlabelled vectors.
+    """Return soft labels of the unlabelled vectors, by their neighbours alone.
 
     Class columns are scaled to equal mass, so that a class whose labelled texts stand in a crowd
     does not flood the graph.
@@ -53,13 +69,12 @@ def propagate(
         labels: their class indexes (n_l,).
         unlabeled: L2-normalised vectors (n_u, H).
         classes: number of classes C.
-        config: neighbours, alpha, iterations, and whether to `combine` them with a classifier's.
+        config: neighbours, alpha and iterations.
     """
     counts = np.bincount(labels, minlength=classes)
     start = np.zeros((len(labels), classes), dtype=np.float32)
     start[np.arange(len(labels)), labels] = 1.0 / counts[labels]
-    found = _soft_labels(_spread(start, labeled, unlabeled, config))
-    return combine(found, labeled, labels, unlabeled) if config.classifier else found
+    return soft_labels(_spread(start, labeled, unlabeled, config))
 
 
 def propagate_each(
@@ -83,7 +98,7 @@ def propagate_each(
     counts = answers.sum(0, keepdims=True)
     start = (answers / np.maximum(counts, 1)).reshape(len(flags), -1).astype(np.float32)
     mass = _spread(start, labeled, unlabeled, config).reshape(len(unlabeled), -1, 2)
-    return _soft_labels((mass * (counts / len(flags))).astype(np.float32).reshape(-1, 2))
+    return soft_labels((mass * (counts / len(flags))).astype(np.float32).reshape(-1, 2))
 
 
 def _spread(
@@ -105,7 +120,7 @@ def _spread(
     return reached
 
 
-def _soft_labels(found: Vectors) -> SoftLabels:
+def soft_labels(found: NDArray[np.floating[Any]]) -> SoftLabels:
     """Return soft labels of masses (n, C)."""
     total = found.sum(1, keepdims=True)
     reached = total > 1e-30
@@ -127,15 +142,27 @@ def clearness(probabilities: Floats) -> Floats:
     return clear
 
 
+@dataclass(frozen=True)
+class Combined:
+    """What neighbours and a classifier say together.
+
+    Attributes:
+        probabilities: (n_u, C).
+        agreement: the share of texts on which the two agree.
+    """
+
+    probabilities: Floats
+    agreement: float
+
+
 def combine(
     found: SoftLabels, labeled: Vectors, labels: NDArray[np.int64], unlabeled: Vectors
-) -> SoftLabels:
-    """Return the soft labels on which neighbours and a logistic regression agree.
+) -> Combined:
+    """Return the geometric mean of what neighbours and a logistic regression say.
 
     The two err in different places: one sees how texts crowd together, the other directions that
     tell classes apart. Each is brought to a mean confidence that equals the share of texts on which
-    they agree, since the one is flat and the other's scale follows from its penalty; then their
-    geometric mean is taken.
+    they agree, since the one is flat and the other's scale follows from its penalty.
 
     Args:
         found: by propagation, of n_u texts.
@@ -143,19 +170,33 @@ def combine(
         labels: their class indexes (n_l,), each class at least once.
         unlabeled: L2-normalised vectors (n_u, H).
     """
+    own = classifier().fit(labeled, labels).predict_proba(unlabeled)
+    spread = found.probabilities.astype(np.float64)
+    agreement = agreement_of(own, spread)
+    logits = (voice(own, agreement) + voice(spread, agreement)) / 2
+    return Combined(softmax(logits), agreement)
+
+
+def classifier() -> Any:
+    """Return an untrained logistic regression for L2-normalised vectors."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=STRENGTH, class_weight="balanced", tol=1e-6, max_iter=1000)
-    own = model.fit(labeled, labels).predict_proba(unlabeled)
-    spread = found.probabilities.astype(np.float64)
-    agreement = float((own.argmax(1) == spread.argmax(1)).mean())
-    confidence = float(np.clip(agreement, 1.2 / own.shape[1], 0.99))
-    both = np.zeros_like(own)
-    for part in (own, spread):
-        logits = np.log(np.maximum(part, 1e-12))
-        both += logits / temperature_of_confidence(logits, confidence) / 2
-    together = softmax(both)
-    return SoftLabels(together.astype(np.float32), clearness(together).astype(np.float32))
+    return LogisticRegression(C=STRENGTH, class_weight="balanced", tol=1e-6, max_iter=1000)
+
+
+def agreement_of(one: Floats, other: Floats) -> float:
+    """Return the share of rows whose most probable class is the same in both, (n, C) each."""
+    return float((one.argmax(1) == other.argmax(1)).mean())
+
+
+def voice(probabilities: Floats, confidence: float) -> Floats:
+    """Return logits (n, C) whose softmax has this mean confidence, within what C classes allow."""
+    logits = np.log(np.maximum(probabilities, 1e-12))
+    lowest = 1.2 / logits.shape[1]  # no temperature makes texts less sure than a uniform guess
+    scaled: Floats = logits / temperature_of_confidence(
+        logits, float(np.clip(confidence, lowest, 0.99))
+    )
+    return scaled
 
 
 def neighbour_graph(vectors: Vectors, neighbours: int) -> sparse.csr_matrix:

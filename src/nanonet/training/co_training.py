@@ -1,0 +1,184 @@
+"""Labels on which two views of the texts agree: the teacher's space and the texts' tokens.
+
+Co-training (Blum and Mitchell 1998, "Combining labeled and unlabeled data with co-training"): each
+view learns from what the other one is sure of. The views are a logistic regression on the teacher's
+vectors and naive Bayes on how often tokens and pairs of tokens occur (Rennie et al. 2003,
+"Tackling the poor assumptions of naive Bayes text classifiers"). Two departures keep it from
+drifting: no text is ever judged by a model that was taught that text, and what the labels alone
+said keeps a say, which fades only as far as the views come to agree. What it brings is measured in
+``docs/experiments.md``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nanonet.core.config import PropagationConfig
+from nanonet.tasks.metrics import Floats, softmax
+from nanonet.tasks.tokenization import Ids
+from nanonet.training.propagation import (
+    Combined,
+    SoftLabels,
+    Vectors,
+    agreement_of,
+    classifier,
+    clearness,
+    combine,
+    propagate,
+    soft_labels,
+    voice,
+)
+
+SHARES = (0.4, 0.55, 0.7, 0.8, 0.8)  # of each class's texts, the surest, that teach in each round
+FOLDS = 3
+SMOOTHING = 0.3  # of naive Bayes: added to each count
+MOST_TAUGHT = 6_000  # texts that the regression learns from at a time: bounds its seconds
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to see texts, and what learns from it.
+
+    Attributes:
+        rows: of the labelled texts, then of the unlabelled ones.
+        model: returns an untrained classifier of scikit-learn.
+        most: unlabelled rows that teach it at a time; None: no limit.
+    """
+
+    rows: Any
+    model: Callable[[], Any]
+    most: int | None = None
+
+
+def label_texts(
+    vectors: Vectors,
+    labels: NDArray[np.int64],
+    texts: Sequence[Ids],
+    config: PropagationConfig,
+    seed: int,
+) -> SoftLabels:
+    """Return soft labels of unlabelled texts, by all that ``config.labels`` gives a say.
+
+    Args:
+        vectors: of the labelled texts, then of the unlabelled ones, L2-normalised, (n_l + n_u, H).
+        labels: class indexes of the labelled texts (n_l,), each class at least once.
+        texts: token ids of the same texts.
+        config: of propagation.
+        seed: of chance in co-training.
+    """
+    labeled, unlabeled = vectors[: len(labels)], vectors[len(labels) :]
+    found = propagate(labeled, labels, unlabeled, int(labels.max()) + 1, config)
+    if config.labels == "neighbours":
+        return found
+    both = combine(found, labeled, labels, unlabeled)
+    if config.labels == "combined":
+        return soft_labels(both.probabilities)
+    return co_train(both, vectors, token_counts(texts), labels, seed)
+
+
+def token_counts(texts: Sequence[Ids]) -> sparse.csr_matrix:
+    """Return TF-IDF weights of tokens and of pairs of neighbouring tokens, (n, features).
+
+    What occurs in one text only is left out.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(
+        analyzer=_tokens_and_pairs, sublinear_tf=True, min_df=2, dtype=np.float32
+    )
+    counts: sparse.csr_matrix = vectorizer.fit_transform(texts)
+    return counts
+
+
+def _tokens_and_pairs(ids: Ids) -> list[tuple[int, ...]]:
+    tokens = ids.tolist()
+    return [(token,) for token in tokens] + list(pairwise(tokens))
+
+
+def co_train(
+    start: Combined,
+    vectors: Vectors,
+    counts: sparse.csr_matrix,
+    labels: NDArray[np.int64],
+    seed: int,
+) -> SoftLabels:
+    """Return soft labels of the unlabelled texts.
+
+    Each voice is brought to a mean confidence that says how far it is to be trusted: the labels'
+    own to the agreement a of neighbours and classifier, the tokens' to their agreement x with what
+    taught them, the vectors' to the greater of the two. Logits add up. The labels' own voice counts
+    by (1 - x) / (1 - a) - 1, within 0 and 1: nothing where tokens, which see none of the vectors,
+    predict labels as well as the vectors agree among themselves.
+
+    Args:
+        start: what the labels alone say of the n_u unlabelled texts.
+        vectors: of the labelled texts, then of the unlabelled ones, (n_l + n_u, H).
+        counts: of the same texts' tokens, (n_l + n_u, features).
+        labels: class indexes of the labelled texts (n_l,), each class at least once.
+        seed: of the folds.
+    """
+    random = np.random.default_rng((seed, len(labels)))
+    space = View(vectors, classifier, MOST_TAUGHT)
+    tokens = View(counts, _naive_bayes)
+    own = voice(start.probabilities, start.agreement)
+    for_space = for_tokens = together = start.probabilities
+    for share in SHARES:
+        by_tokens = _judge(tokens, labels, for_tokens, share, random)
+        by_space = _judge(space, labels, for_space, share, random)
+        agreement = agreement_of(by_tokens, for_tokens)
+        weight = np.clip((1 - agreement) / max(1 - start.agreement, 1e-6) - 1, 0.0, 1.0)
+        told = weight * own
+        heard_tokens = voice(by_tokens, agreement)
+        heard_space = voice(by_space, max(agreement, start.agreement))
+        # Each is taught by the other, and not by itself: its own errors would grow.
+        for_tokens, for_space = softmax(told + heard_space), softmax(told + heard_tokens)
+        together = softmax(told + heard_space + heard_tokens)
+    return soft_labels(together)
+
+
+def _judge(
+    view: View, labels: NDArray[np.int64], found: Floats, share: float, random: np.random.Generator
+) -> Floats:
+    """Return what a view says of each unlabelled text when taught the others, (n_u, C).
+
+    Args:
+        view: what is seen.
+        labels: of the labelled texts.
+        found: what the unlabelled texts are taken for, (n_u, C).
+        share: of each class's texts that teach, the surest first.
+        random: draws the folds.
+    """
+    guesses, sure = found.argmax(1), _surest(found, share)
+    folds = random.integers(0, FOLDS, len(found))
+    said = np.zeros_like(found)
+    for fold in range(FOLDS):
+        asked, teaching = np.flatnonzero(folds == fold), np.flatnonzero(sure & (folds != fold))
+        if view.most is not None and len(teaching) > view.most:
+            teaching = np.sort(random.choice(teaching, view.most, replace=False))
+        taught = np.concatenate([np.arange(len(labels)), len(labels) + teaching])
+        model = view.model().fit(view.rows[taught], np.concatenate([labels, guesses[teaching]]))
+        if len(asked):
+            said[asked] = model.predict_proba(view.rows[len(labels) + asked])
+    return said
+
+
+def _surest(found: Floats, share: float) -> NDArray[np.bool_]:
+    """Return which rows are among this share of their class's clearest ones, (n,)."""
+    guesses, clear = found.argmax(1), clearness(found)
+    chosen = np.zeros(len(found), dtype=bool)
+    for number in np.unique(guesses):
+        rows = np.flatnonzero(guesses == number)
+        count = max(1, round(share * len(rows)))
+        chosen[rows[np.argsort(-clear[rows], kind="stable")[:count]]] = True
+    return chosen
+
+
+def _naive_bayes() -> Any:
+    from sklearn.naive_bayes import ComplementNB
+
+    return ComplementNB(alpha=SMOOTHING)

@@ -1,0 +1,176 @@
+"""Labels on which the teacher's space and the texts' tokens agree."""
+
+import numpy as np
+import pytest
+import torch
+
+import labels_reference as reference
+from nanonet.core.config import PropagationConfig
+from nanonet.training import co_training
+from nanonet.training.co_training import View, co_train, label_texts, token_counts
+from nanonet.training.propagation import Combined, combine, propagate
+
+CLASSES, LABELED, UNLABELED = 3, 12, 300
+
+
+def unit(vectors):
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def make_texts(kinds, telling, rng):
+    """Return twelve tokens of 60 for each text; each is one of its class's ten by this chance."""
+    own = rng.random((len(kinds), 12)) < telling
+    tokens = rng.integers(0, 60, (len(kinds), 12))
+    return np.where(own, 10 * kinds[:, None] + rng.integers(0, 10, own.shape), tokens)
+
+
+@pytest.fixture
+def data():
+    """Return vectors that tell classes with much noise, the classes, and a random generator."""
+    rng = np.random.default_rng(0)
+    kinds = np.arange(LABELED + UNLABELED) % CLASSES
+    vectors = np.eye(8)[kinds] + 0.6 * rng.normal(size=(len(kinds), 8))
+    return unit(vectors), kinds, rng
+
+
+def start_of(vectors, kinds):
+    labeled, labels, unlabeled = vectors[:LABELED], kinds[:LABELED], vectors[LABELED:]
+    config = PropagationConfig(neighbours=10)
+    return combine(
+        propagate(labeled, labels, unlabeled, CLASSES, config), labeled, labels, unlabeled
+    )
+
+
+def right(probabilities, kinds):
+    return float((probabilities.argmax(1) == kinds[LABELED:]).mean())
+
+
+def test_tokens_and_pairs_that_two_texts_have():
+    counts = token_counts([np.array([5, 6, 5]), np.array([5, 6]), np.array([7, 5])])
+    # 5, 6 and the pair (5, 6) occur in two texts; 7, (6, 5) and (7, 5) in one.
+    assert counts.shape == (3, 3)
+    assert (counts.getnnz(axis=1) == [3, 3, 1]).all()
+    np.testing.assert_allclose(
+        np.sort(counts.toarray()),
+        np.sort(reference.tf_idf([[5, 6, 5], [5, 6], [7, 5]]).numpy()),
+        atol=1e-6,
+    )
+
+
+def test_it_is_what_the_reference_computes(data):
+    vectors, kinds, rng = data
+    texts = make_texts(kinds, 0.3, rng)
+    start = start_of(vectors, kinds)
+    found = co_train(start, vectors, token_counts(list(texts)), kinds[:LABELED], 0)
+    places = torch.from_numpy(vectors[:LABELED]), torch.from_numpy(vectors[LABELED:])
+    wanted = reference.co_train(
+        torch.from_numpy(start.probabilities),
+        start.agreement,
+        places,
+        reference.tf_idf(texts.tolist()),
+        torch.from_numpy(kinds[:LABELED]),
+    )
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-3)
+    rank = reference.rank_of_clearness(wanted).numpy()
+    assert np.corrcoef(found.confidence, rank)[0, 1] > 0.999
+
+
+def test_tokens_mend_what_vectors_do_not_tell(data):
+    vectors, kinds, rng = data
+    start = start_of(vectors, kinds)
+    counts = token_counts(list(make_texts(kinds, 0.6, rng)))
+    found = co_train(start, vectors, counts, kinds[:LABELED], 0)
+    assert right(found.probabilities, kinds) > right(start.probabilities, kinds) + 0.08
+    np.testing.assert_allclose(found.probabilities.sum(1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.sort(found.confidence), np.linspace(0, 1, UNLABELED), atol=1e-6)
+    sure = found.confidence > 0.5
+    assert right(found.probabilities, kinds) < np.mean(
+        found.probabilities[sure].argmax(1) == kinds[LABELED:][sure]
+    )
+
+
+def test_tokens_that_tell_nothing_do_no_harm(data):
+    vectors, kinds, rng = data
+    start = start_of(vectors, kinds)
+    counts = token_counts(list(make_texts(kinds, 0.0, rng)))
+    found = co_train(start, vectors, counts, kinds[:LABELED], 0)
+    assert right(found.probabilities, kinds) > right(start.probabilities, kinds) - 0.02
+
+
+def test_the_seed_decides(data):
+    vectors, kinds, rng = data
+    counts = token_counts(list(make_texts(kinds, 0.3, rng)))
+    start = start_of(vectors, kinds)
+    one, again, other = (
+        co_train(start, vectors, counts, kinds[:LABELED], seed).probabilities for seed in (1, 1, 2)
+    )
+    assert (one == again).all()
+    assert (one != other).any()
+
+
+def test_nobody_judges_what_they_were_taught(data):
+    _, kinds, rng = data
+    labels = kinds[:LABELED]
+    taught: list[set[int]] = []
+    asked: list[set[int]] = []
+
+    class Spy:
+        def fit(self, rows, classes):
+            assert (classes[:LABELED] == labels).all()
+            taught.append({int(i) for i in rows[:, 0]} - set(range(LABELED)))
+            return self
+
+        def predict_proba(self, rows):
+            asked.append({int(i) for i in rows[:, 0]})
+            return np.full((len(rows), CLASSES), 1 / CLASSES)
+
+    rows = np.arange(LABELED + UNLABELED)[:, None]
+    found = rng.dirichlet(np.ones(CLASSES), UNLABELED)
+    co_training._judge(View(rows, Spy), labels, found, 0.5, np.random.default_rng(0))
+    assert len(taught) == co_training.FOLDS
+    assert all(not t & a for t, a in zip(taught, asked, strict=True))
+    assert set().union(*asked) == set(range(LABELED, LABELED + UNLABELED))
+    # Half of each class's texts teach, each in all folds but its own.
+    assert sum(map(len, taught)) == pytest.approx(0.5 * UNLABELED * (co_training.FOLDS - 1), abs=8)
+
+    taught.clear()
+    view = View(rows, Spy, most=20)
+    co_training._judge(view, labels, found, 0.5, np.random.default_rng(0))
+    assert [len(t) for t in taught] == [20] * co_training.FOLDS
+
+
+def test_the_surest_of_each_class():
+    found = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
+    assert co_training._surest(found, 0.5).tolist() == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("unlabeled", [1, 2, 5])
+def test_hardly_any_texts(data, unlabeled):
+    vectors, kinds, rng = data
+    rows = LABELED + unlabeled
+    start = Combined(np.full((unlabeled, CLASSES), 1 / CLASSES), 1.0)
+    counts = token_counts(list(make_texts(kinds[:rows], 0.3, rng)))
+    found = co_train(start, vectors[:rows], counts, kinds[:LABELED], 0)
+    assert np.isfinite(found.probabilities).all()
+    assert found.probabilities.shape == (unlabeled, CLASSES)
+
+
+def test_settings_say_who_has_a_say(data):
+    vectors, kinds, rng = data
+    texts = list(make_texts(kinds, 0.3, rng))
+    found = {
+        name: label_texts(
+            vectors, kinds[:LABELED], texts, PropagationConfig(neighbours=10, labels=name), 3
+        )
+        for name in ("auto", "neighbours", "combined", "co-trained")
+    }
+    labeled, labels, unlabeled = vectors[:LABELED], kinds[:LABELED], vectors[LABELED:]
+    alone = propagate(labeled, labels, unlabeled, CLASSES, PropagationConfig(neighbours=10))
+    both = start_of(vectors, kinds)
+    trained = co_train(both, vectors, token_counts(texts), labels, 3)
+    np.testing.assert_array_equal(found["neighbours"].probabilities, alone.probabilities)
+    np.testing.assert_allclose(found["combined"].probabilities, both.probabilities, atol=1e-6)
+    for name in ("auto", "co-trained"):
+        np.testing.assert_array_equal(found[name].probabilities, trained.probabilities)
+        np.testing.assert_array_equal(found[name].confidence, trained.confidence)
