@@ -159,6 +159,7 @@ class TrainingConfig:
     max_padding: float = setting(0.15, 0.0, 1.0)  # padding per real token in a chunk at most
     checkpoint_every: int = setting(50, 1)  # steps
     log_every: int = setting(10, 1)  # steps
+    name_examples: bool = False  # labels' names as one more text of each class, where they tell
     # Of labelled rows in the loss: none, balanced (as in scikit-learn), or a weight by label.
     class_weight: str | dict[str, float] = "none"
     # Of texts to come: auto (see training/priors.py), labeled (as learnt), or a share by label.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanonet.core.config import Config, TrainingConfig
@@ -15,9 +16,11 @@ from nanonet.models.cohort import Cohort, build_cohort, learner_plans
 from nanonet.tasks.base import EncodedTable, HeadStart, Row, Task
 from nanonet.tasks.labels import LabelSet
 from nanonet.tasks.stored import StoredRows, random_rows
+from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, own_chance_and_threads, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.names import name_rows, names_tell
 from nanonet.training.plan import make_plan
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.run_folder import RunFolder
@@ -86,11 +89,31 @@ def prepare(
         unlabeled = within_reach(pool, config.training, config.seed)
     truth = encoded["labeled"].truth
     weights = class_weights(config, labels, truth)
-    rows = TrainingRows(encoded["labeled"].encoded.ids, truth, unlabeled, weights)
+    texts: Sequence[Row] = encoded["labeled"].encoded.ids
+    names = _names(config, backbone, cohort, texts, truth, labels, hardware)
+    learnt = np.concatenate([truth, np.arange(len(names))])
+    rows = TrainingRows([*texts, *names], learnt, unlabeled, weights)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
     return Prepared(cohort, engine, hardware, encoded, truncated, task, start)
+
+
+def _names(
+    config: Config,
+    backbone: Backbone,
+    cohort: Cohort,
+    texts: Sequence[Row],
+    truth: NDArray[np.int64],
+    labels: LabelSet,
+    hardware: Hardware,
+) -> list[Row]:
+    """Return the classes' names as texts to learn from; none where they tell nothing."""
+    if not config.training.name_examples or config.task != "classification":
+        return []
+    names = name_rows(labels.names, TextTokenizer(backbone.tokenizer_json, config.data.max_length))
+    source = cohort[next(iter(cohort))]
+    return names if names and names_tell(names, texts, truth, source, hardware) else []
 
 
 def within_reach(rows: Sequence[Row], training: TrainingConfig, seed: int) -> Sequence[Row]:

@@ -282,7 +282,8 @@ def _finish(
         outcome = conclude(prepared, config, labels)
         selection = outcome.selection
     tensors = cohort.own_tensors()
-    pool = prepared.tables.get("unlabeled", prepared.tables["labeled"])
+    labeled = prepared.tables["labeled"]
+    pool = prepared.tables.get("unlabeled", labeled)
     summary = {
         "task": config.task,
         "teacher": TEACHER if cohort.has_teacher else None,
@@ -300,6 +301,7 @@ def _finish(
         "start": prepared.start.note,
         "classes": len(labels),
         "rows": {name: table.examples for name, table in prepared.tables.items()},
+        "name_examples": len(prepared.engine.rows.labeled) - len(labeled.encoded.ids),
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
         "truncated": prepared.truncated,
         "token_lengths": token_lengths(pool),
