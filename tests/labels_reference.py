@@ -94,8 +94,8 @@ def rank_of_clearness(q: Tensor) -> Tensor:
 
 
 def tf_idf(texts: list[list[int]]) -> Tensor:
-    """Return weights of tokens and pairs of tokens that two texts have at least, (n, F)."""
-    counts = [Counter([*text, *pairwise(text)]) for text in texts]
+    """Return weights of tokens and pairs that two texts have, and of what all have, (n, F)."""
+    counts = [Counter(["", *text, *pairwise(text)]) for text in texts]
     frequency = Counter(key for each in counts for key in each)
     kept = [key for key, n in frequency.items() if n >= 2]
     weights = torch.zeros(len(texts), len(kept), dtype=torch.float64)

@@ -48,9 +48,10 @@ def right(probabilities, kinds):
 
 def test_tokens_and_pairs_that_two_texts_have():
     counts = token_counts([np.array([5, 6, 5]), np.array([5, 6]), np.array([7, 5])])
-    # 5, 6 and the pair (5, 6) occur in two texts; 7, (6, 5) and (7, 5) in one.
-    assert counts.shape == (3, 3)
-    assert (counts.getnnz(axis=1) == [3, 3, 1]).all()
+    # 5, 6 and the pair (5, 6) occur in two texts; 7, (6, 5) and (7, 5) in one; one is in all.
+    assert counts.shape == (3, 4)
+    assert (counts.getnnz(axis=1) == [4, 4, 2]).all()
+    assert token_counts([np.array([1]), np.array([2])]).shape == (2, 1)  # nothing in common
     np.testing.assert_allclose(
         np.sort(counts.toarray()),
         np.sort(reference.tf_idf([[5, 6, 5], [5, 6], [7, 5]]).numpy()),

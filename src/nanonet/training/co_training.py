@@ -84,7 +84,7 @@ def label_texts(
 def token_counts(texts: Sequence[Ids]) -> sparse.csr_matrix:
     """Return TF-IDF weights of tokens and of pairs of neighbouring tokens, (n, features).
 
-    What occurs in one text only is left out.
+    What occurs in one text only is left out; one feature is in all texts.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -97,7 +97,8 @@ def token_counts(texts: Sequence[Ids]) -> sparse.csr_matrix:
 
 def _tokens_and_pairs(ids: Ids) -> list[tuple[int, ...]]:
     tokens = ids.tolist()
-    return [(token,) for token in tokens] + list(pairwise(tokens))
+    every = ()  # in all texts, so that there is something to count where they share no token
+    return [every, *((token,) for token in tokens), *pairwise(tokens)]
 
 
 def co_train(
