@@ -7,7 +7,7 @@ import torch
 import labels_reference as reference
 from nanonet.core.config import PropagationConfig
 from nanonet.training import co_training
-from nanonet.training.co_training import View, co_train, label_texts, token_counts
+from nanonet.training.co_training import View, co_train, label_texts, tf_idf
 from nanonet.training.propagation import Combined, combine, propagate
 
 CLASSES, LABELED, UNLABELED = 3, 12, 300
@@ -47,11 +47,11 @@ def right(probabilities, kinds):
 
 
 def test_tokens_and_pairs_that_two_texts_have():
-    counts = token_counts([np.array([5, 6, 5]), np.array([5, 6]), np.array([7, 5])])
+    counts = tf_idf([np.array([5, 6, 5]), np.array([5, 6]), np.array([7, 5])])
     # 5, 6 and the pair (5, 6) occur in two texts; 7, (6, 5) and (7, 5) in one; one is in all.
     assert counts.shape == (3, 4)
     assert (counts.getnnz(axis=1) == [4, 4, 2]).all()
-    assert token_counts([np.array([1]), np.array([2])]).shape == (2, 1)  # nothing in common
+    assert tf_idf([np.array([1]), np.array([2])]).shape == (2, 1)  # nothing in common
     np.testing.assert_allclose(
         np.sort(counts.toarray()),
         np.sort(reference.tf_idf([[5, 6, 5], [5, 6], [7, 5]]).numpy()),
@@ -63,7 +63,7 @@ def test_it_is_what_the_reference_computes(data):
     vectors, kinds, rng = data
     texts = make_texts(kinds, 0.3, rng)
     start = start_of(vectors, kinds)
-    found = co_train(start, vectors, token_counts(list(texts)), kinds[:LABELED], 0)
+    found = co_train(start, vectors, tf_idf(list(texts)), kinds[:LABELED], 0)
     places = torch.from_numpy(vectors[:LABELED]), torch.from_numpy(vectors[LABELED:])
     wanted = reference.co_train(
         torch.from_numpy(start.probabilities),
@@ -80,7 +80,7 @@ def test_it_is_what_the_reference_computes(data):
 def test_tokens_mend_what_vectors_do_not_tell(data):
     vectors, kinds, rng = data
     start = start_of(vectors, kinds)
-    counts = token_counts(list(make_texts(kinds, 0.6, rng)))
+    counts = tf_idf(list(make_texts(kinds, 0.6, rng)))
     found = co_train(start, vectors, counts, kinds[:LABELED], 0)
     assert right(found.probabilities, kinds) > right(start.probabilities, kinds) + 0.08
     np.testing.assert_allclose(found.probabilities.sum(1), 1.0, atol=1e-6)
@@ -94,14 +94,14 @@ def test_tokens_mend_what_vectors_do_not_tell(data):
 def test_tokens_that_tell_nothing_do_no_harm(data):
     vectors, kinds, rng = data
     start = start_of(vectors, kinds)
-    counts = token_counts(list(make_texts(kinds, 0.0, rng)))
+    counts = tf_idf(list(make_texts(kinds, 0.0, rng)))
     found = co_train(start, vectors, counts, kinds[:LABELED], 0)
     assert right(found.probabilities, kinds) > right(start.probabilities, kinds) - 0.02
 
 
 def test_the_seed_decides(data):
     vectors, kinds, rng = data
-    counts = token_counts(list(make_texts(kinds, 0.3, rng)))
+    counts = tf_idf(list(make_texts(kinds, 0.3, rng)))
     start = start_of(vectors, kinds)
     one, again, other = (
         co_train(start, vectors, counts, kinds[:LABELED], seed).probabilities for seed in (1, 1, 2)
@@ -128,7 +128,7 @@ def test_nobody_judges_what_they_were_taught(data):
 
     rows = np.arange(LABELED + UNLABELED)[:, None]
     found = rng.dirichlet(np.ones(CLASSES), UNLABELED)
-    co_training._judge(View(rows, Spy), labels, found, 0.5, np.random.default_rng(0))
+    co_training._out_of_fold(View(rows, Spy), labels, found, 0.5, np.random.default_rng(0))
     assert len(taught) == co_training.FOLDS
     assert all(not t & a for t, a in zip(taught, asked, strict=True))
     assert set().union(*asked) == set(range(LABELED, LABELED + UNLABELED))
@@ -137,7 +137,7 @@ def test_nobody_judges_what_they_were_taught(data):
 
     taught.clear()
     view = View(rows, Spy, most=20)
-    co_training._judge(view, labels, found, 0.5, np.random.default_rng(0))
+    co_training._out_of_fold(view, labels, found, 0.5, np.random.default_rng(0))
     assert [len(t) for t in taught] == [20] * co_training.FOLDS
 
 
@@ -151,7 +151,7 @@ def test_hardly_any_texts(data, unlabeled):
     vectors, kinds, rng = data
     rows = LABELED + unlabeled
     start = Combined(np.full((unlabeled, CLASSES), 1 / CLASSES), 1.0)
-    counts = token_counts(list(make_texts(kinds[:rows], 0.3, rng)))
+    counts = tf_idf(list(make_texts(kinds[:rows], 0.3, rng)))
     found = co_train(start, vectors[:rows], counts, kinds[:LABELED], 0)
     assert np.isfinite(found.probabilities).all()
     assert found.probabilities.shape == (unlabeled, CLASSES)
@@ -169,7 +169,7 @@ def test_settings_say_who_has_a_say(data):
     labeled, labels, unlabeled = vectors[:LABELED], kinds[:LABELED], vectors[LABELED:]
     alone = propagate(labeled, labels, unlabeled, CLASSES, PropagationConfig(neighbours=10))
     both = start_of(vectors, kinds)
-    trained = co_train(both, vectors, token_counts(texts), labels, 3)
+    trained = co_train(both, vectors, tf_idf(texts), labels, 3)
     np.testing.assert_array_equal(found["neighbours"].probabilities, alone.probabilities)
     np.testing.assert_allclose(found["combined"].probabilities, both.probabilities, atol=1e-6)
     for name in ("auto", "co-trained"):

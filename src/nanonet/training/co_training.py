@@ -29,9 +29,9 @@ from nanonet.training.propagation import (
     classifier,
     clearness,
     combine,
+    logits_at,
     propagate,
     soft_labels,
-    voice,
 )
 
 SHARES = (0.4, 0.55, 0.7, 0.8, 0.8)  # of each class's texts, the surest, that teach in each round
@@ -78,10 +78,10 @@ def label_texts(
     both = combine(found, labeled, labels, unlabeled)
     if config.labels == "combined":
         return soft_labels(both.probabilities)
-    return co_train(both, vectors, token_counts(texts), labels, seed)
+    return co_train(both, vectors, tf_idf(texts), labels, seed)
 
 
-def token_counts(texts: Sequence[Ids]) -> sparse.csr_matrix:
+def tf_idf(texts: Sequence[Ids]) -> sparse.csr_matrix:
     """Return TF-IDF weights of tokens and of pairs of neighbouring tokens, (n, features).
 
     What occurs in one text only is left out; one feature is in all texts.
@@ -126,23 +126,23 @@ def co_train(
     random = np.random.default_rng((seed, len(labels)))
     space = View(vectors, classifier, MOST_TAUGHT)
     tokens = View(counts, _naive_bayes)
-    own = voice(start.probabilities, start.agreement)
+    own_logits = logits_at(start.probabilities, start.agreement)
     for_space = for_tokens = together = start.probabilities
     for share in SHARES:
-        by_tokens = _judge(tokens, labels, for_tokens, share, random)
-        by_space = _judge(space, labels, for_space, share, random)
+        by_tokens = _out_of_fold(tokens, labels, for_tokens, share, random)
+        by_space = _out_of_fold(space, labels, for_space, share, random)
         agreement = agreement_of(by_tokens, for_tokens)
         weight = np.clip((1 - agreement) / max(1 - start.agreement, 1e-6) - 1, 0.0, 1.0)
-        told = weight * own
-        heard_tokens = voice(by_tokens, agreement)
-        heard_space = voice(by_space, max(agreement, start.agreement))
+        prior = weight * own_logits
+        token_logits = logits_at(by_tokens, agreement)
+        space_logits = logits_at(by_space, max(agreement, start.agreement))
         # Each is taught by the other, and not by itself: its own errors would grow.
-        for_tokens, for_space = softmax(told + heard_space), softmax(told + heard_tokens)
-        together = softmax(told + heard_space + heard_tokens)
+        for_tokens, for_space = softmax(prior + space_logits), softmax(prior + token_logits)
+        together = softmax(prior + space_logits + token_logits)
     return soft_labels(together)
 
 
-def _judge(
+def _out_of_fold(
     view: View, labels: NDArray[np.int64], found: Floats, share: float, random: np.random.Generator
 ) -> Floats:
     """Return what a view says of each unlabelled text when taught the others, (n_u, C).

@@ -173,7 +173,7 @@ def combine(
     own = classifier().fit(labeled, labels).predict_proba(unlabeled)
     spread = found.probabilities.astype(np.float64)
     agreement = agreement_of(own, spread)
-    logits = (voice(own, agreement) + voice(spread, agreement)) / 2
+    logits = (logits_at(own, agreement) + logits_at(spread, agreement)) / 2
     return Combined(softmax(logits), agreement)
 
 
@@ -189,7 +189,7 @@ def agreement_of(one: Floats, other: Floats) -> float:
     return float((one.argmax(1) == other.argmax(1)).mean())
 
 
-def voice(probabilities: Floats, confidence: float) -> Floats:
+def logits_at(probabilities: Floats, confidence: float) -> Floats:
     """Return logits (n, C) whose softmax has this mean confidence, within what C classes allow."""
     logits = np.log(np.maximum(probabilities, 1e-12))
     lowest = 1.2 / logits.shape[1]  # no temperature makes texts less sure than a uniform guess
