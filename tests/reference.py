@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from labels_reference import agree_on, classify, co_train, propagate, rank_of_clearness, tf_idf
 
 Rows = list[Tensor]  # token ids of one text each, (tokens,)
+Trained = Literal["biases", "layers", "all"]
 Log = list[dict[str, float]]  # by step, unweighted losses by "<learner>.<objective>"
 
 
@@ -41,7 +42,7 @@ class Learner(nn.Module):
         layers: tuple[int, ...],
         classes: int,
         start: dict[str, Tensor],
-        full: bool,
+        trained: Trained,
     ) -> None:
         super().__init__()
         own = copy.deepcopy(model)
@@ -52,11 +53,14 @@ class Learner(nn.Module):
         self.head = nn.Linear(model.config.hidden_size, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        # PS-NET and DisCo train all weights behind a plain head, the others biases and a head on
-        # normalised vectors.
-        self.normalize, self.scale = (False, 1.0) if full else (True, 10.0)
+        # PS-NET and DisCo train all weights behind a plain head, the others biases, or all but the
+        # tables of embeddings, and a head on normalised vectors.
+        self.normalize, self.scale = (False, 1.0) if trained == "all" else (True, 10.0)
         for key, parameter in self.named_parameters():
-            parameter.requires_grad_(full or key.endswith("bias") or key.startswith("head."))
+            is_table = key.startswith("embeddings.") and "LayerNorm" not in key
+            of_layers = trained == "layers" and not is_table
+            biases = key.endswith("bias") or key.startswith("head.")
+            parameter.requires_grad_(trained == "all" or of_layers or biases)
             if key in start:
                 parameter.data += start[key]
 
@@ -142,21 +146,21 @@ class Task:
         """Return N."""
         return len(self.draws)
 
-    def teacher(self, full: bool = False) -> Learner:
+    def teacher(self, trained: Trained = "biases") -> Learner:
         """Return the whole encoder with a head."""
         layers = tuple(range(1, len(self.model.encoder.layer) + 1))
-        return self._learner("teacher", layers, full)
+        return self._learner("teacher", layers, trained)
 
-    def students(self, *layer_maps: tuple[int, ...], full: bool = False) -> list[Learner]:
+    def students(self, *layer_maps: tuple[int, ...], trained: Trained = "biases") -> list[Learner]:
         """Return students cut out of the encoder."""
         names = [f"student{k + 1}" for k in range(len(layer_maps))]
         return [
-            self._learner(name, layers, full)
+            self._learner(name, layers, trained)
             for name, layers in zip(names, layer_maps, strict=True)
         ]
 
-    def _learner(self, name: str, layers: tuple[int, ...], full: bool) -> Learner:
-        return Learner(name, self.model, layers, self.classes, self.start.get(name, {}), full)
+    def _learner(self, name: str, layers: tuple[int, ...], trained: Trained) -> Learner:
+        return Learner(name, self.model, layers, self.classes, self.start.get(name, {}), trained)
 
     def batch(self, step: int) -> tuple[Rows, Tensor, Rows]:
         """Return the labelled texts of a step, their labels, and the unlabelled texts."""
@@ -294,10 +298,10 @@ def supervised(task: Task) -> Result:
 
 def nanonet(task: Task, neighbours: int = 20, labels: str = "co-trained") -> Result:
     """Prepare the teacher, propagate the labels, then learn together."""
-    teacher, students = task.teacher(), task.students((2, 4), (1, 4))
+    teacher, students = task.teacher(), task.students((2, 4), (1, 4), trained="layers")
     preparation = Optimizers([teacher], 5e-3, 1e-2)
     teaching = Optimizers([teacher], 5e-3, 1e-2)
-    learning = Optimizers(students, 2e-2, 1e-2)
+    learning = Optimizers(students, 3e-4, 1e-2)
     first = task.steps // 4
     log: Log = []
     for t in range(first):
@@ -353,7 +357,7 @@ IMITATED = ((0, 1, 2), (2, 3, 4))  # the embedding output imitates the state tha
 
 def psnet(task: Task, beta: float = 1.0) -> Result:
     """PS-NET: four updates in each step, each with optimizers of its own."""
-    teacher, students = task.teacher(full=True), task.students(*BLOCKS, full=True)
+    teacher, students = task.teacher(trained="all"), task.students(*BLOCKS, trained="all")
     supervision = Optimizers(students, 3e-4, 3e-4, clip=math.inf)
     teaching = Optimizers([teacher], 2e-5, 2e-5, clip=math.inf)
     representation = Optimizers(students, 7e-4, 7e-4)
@@ -419,7 +423,7 @@ def _mean(values: Any) -> Tensor:
 
 def disco(task: Task) -> Result:
     """DisCo: students alone; one sees adversarial noise, the other loses tokens."""
-    students = task.students(*BLOCKS, full=True)
+    students = task.students(*BLOCKS, trained="all")
     learning = Optimizers(students, 3e-4, 3e-4)
     log: Log = []
     for t in range(task.steps):
@@ -498,7 +502,7 @@ def warmup(task: Task, tables: bool) -> Result:
 
     All their weights learn, those of the embedding tables only where ``tables``.
     """
-    teacher, students = task.teacher(), task.students(*BLOCKS, full=True)
+    teacher, students = task.teacher(), task.students(*BLOCKS, trained="all")
     for student in students:
         for key, parameter in student.named_parameters():
             parameter.requires_grad_(tables or not key.endswith("_embeddings.weight"))

@@ -233,3 +233,16 @@ def test_registry():
     with pytest.raises(ValueError, match="'one' is registered twice"):
         things.register("one")(3)
     assert did_you_mean("zzz", ["one"]) == ""
+
+
+@pytest.mark.parametrize("value", ["fast", "true", "[1]"])
+def test_a_rate_is_a_number_or_auto(value):
+    with pytest.raises(ConfigError) as error:
+        make_config("nanonet", parse_set([f"phases.students.learning_rate={value}"]))
+    assert "phases.students.learning_rate" in str(error.value)
+    assert "float or 'auto'" in str(error.value)
+
+
+def test_a_rate_has_a_range_where_it_is_a_number():
+    with pytest.raises(ConfigError, match=r"learning_rate' is -1\.0, but must be at least 0"):
+        make_config("nanonet", parse_set(["phases.students.learning_rate=-1"]))

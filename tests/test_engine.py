@@ -17,6 +17,7 @@ from nanonet.models.attention import WATCHED, register_attention
 from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import build_cohort
 from nanonet.models.encoders import wrap_model
+from nanonet.models.peft import PEFT
 from nanonet.objectives.mutual import Mutual
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.tokenization import TextTokenizer
@@ -623,6 +624,26 @@ def test_schedules(schedule, warmup, expected):
     config = PhaseConfig("all", schedule=schedule, warmup=warmup)
     for progress, factor in expected.items():
         assert schedule_factor(config, progress) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("method", list(PEFT))
+def test_a_rate_is_the_peft_method_s_unless_it_is_set(method):
+    peaks = {}
+    for rate in ("auto", "0.25"):
+        settings = [f"cohort.{who}_peft={method}" for who in ("teacher", "student")]
+        settings += [f"phases.{phase}.learning_rate={rate}" for phase in ("teacher", "students")]
+        engine = make_engine(*settings, recipe="nanonet")
+        optimizers = [make_optimizer(phase, engine.cohort) for phase in engine.plan.phases[1:]]
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        peaks[rate] = {group["name"]: group["peak"] for group in groups}
+    encoders = {f"{name}.encoder" for name in engine.cohort} if method != "head" else set()
+    assert {name for name in peaks["auto"] if name.endswith(".encoder")} == encoders
+    for name in encoders:
+        own = PEFT.get(method)
+        assert peaks["0.25"][name] == 0.25
+        expected = own.teacher_rate if name.startswith("teacher") else own.student_rate
+        assert peaks["auto"][name] == expected
+    assert {peak for name, peak in peaks["auto"].items() if name.endswith("head")} == {1e-2}
 
 
 def test_optimizer_groups():

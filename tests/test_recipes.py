@@ -300,7 +300,7 @@ def test_adversarial_noise(max_padding, labeled):
     views = make_views(config.views.of("student1"), learner, chunks, labeled, 0.9, chance)
     read = [torch.from_numpy(row) for row in batch]
     normal = task.normal(9, 0, read)[labeled:]
-    expected = adversary(task.students(*BLOCKS, full=True)[0], read[labeled:], normal, 4)
+    expected = adversary(task.students(*BLOCKS, trained="all")[0], read[labeled:], normal, 4)
     for chunk, view in zip(chunks, views, strict=True):
         for row, noise in zip(chunk.rows.tolist(), view.noise, strict=True):
             if row < labeled:

@@ -37,14 +37,6 @@ VIEWS: dict[str, float] = {
     "dropout": 0.1,
     "adversarial": 5,
 }
-# Learning rates that suit a PEFT method: of phases in which a teacher learns, of students' phases.
-# A method that is not here keeps the recipe's.
-RATES: dict[str, tuple[float, float]] = {
-    "full": (1e-4, 2e-4),
-    "layers": (1e-4, 2e-4),
-    "lora": (2e-3, 2e-3),
-    "bitfit": (5e-3, 2e-2),
-}
 
 
 @dataclass(frozen=True)
@@ -313,13 +305,10 @@ def _peft(recipe: _Recipe) -> Iterator[Variant]:
     for kind in PEFT:
         if {kind} == own:
             continue
-        overrides: Tables = {"cohort": {"teacher_peft": kind, "student_peft": kind}}
-        if kind in RATES:
-            of_teacher, of_students = RATES[kind]
-            overrides["phases"] = {
-                name: {"learning_rate": of_students if phase.learners == "students" else of_teacher}
-                for name, phase in recipe.phases.items()
-            }
+        overrides: Tables = {
+            "cohort": {"teacher_peft": kind, "student_peft": kind},
+            "phases": {name: {"learning_rate": "auto"} for name in recipe.phases},
+        }
         if kind == "head":  # nothing that it could train in phases on representations
             idle = {
                 phase: dict.fromkeys(objectives, 0.0)

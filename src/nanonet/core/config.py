@@ -192,7 +192,8 @@ class PhaseConfig:
     learners: Literal["teacher", "students", "all"]
     start: float = setting(0.0, 0.0, 1.0)  # share of all steps before which it rests
     stop: float = setting(1.0, 0.0, 1.0)  # share of all steps after which it rests
-    learning_rate: float = setting(1e-2, 0.0)  # of the encoder's trainable parameters
+    # Of the encoder's trainable parameters. auto: what suits the learner's PEFT method.
+    learning_rate: float | Literal["auto"] = setting("auto", 0.0)
     head_learning_rate: float = setting(1e-2, 0.0)
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
     warmup: float = setting(0.0, 0.0, 1.0)  # share of the phase's steps
@@ -246,6 +247,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def _check_range(value: Any, spec: "dataclasses.Field[Any]", key: str) -> None:
+    if isinstance(value, str):
+        return  # one of the words that stand for a number
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"key '{key}' is {value}, but must be a finite number")
     low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
@@ -296,7 +299,12 @@ def _convert_union(value: Any, options: tuple[Any, ...], key: str) -> Any:
             return _convert(value, option, key)
         except ConfigError:
             continue
-    names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    names = " or ".join(
+        " or ".join(map(repr, get_args(o)))
+        if get_origin(o) is Literal
+        else getattr(o, "__name__", str(o))
+        for o in options
+    )
     raise ConfigError(f"key '{key}' must be {names}, not {value!r}")
 
 

@@ -4,7 +4,7 @@ A method says by name which parameters it trains, after creating what it needs. 
 become the learner's own; every other tensor stays frozen and shared with the other learners.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -16,7 +16,15 @@ from nanonet.models.encoders import Encoder
 
 
 class PeftMethod:
-    """A way to train little of an encoder; subclass and register to add one."""
+    """A way to train little of an encoder; subclass and register to add one.
+
+    Attributes:
+        teacher_rate: the learning rate that suits a teacher (a phase's ``learning_rate="auto"``).
+        student_rate: that of students, who begin as layers taken out of their stack.
+    """
+
+    teacher_rate: ClassVar[float] = 1e-3
+    student_rate: ClassVar[float] = 1e-3
 
     @staticmethod
     def apply(encoder: Encoder, lora: LoraConfig) -> list[str]:
@@ -42,6 +50,8 @@ class BitFit(PeftMethod):
     leaves the function as it was.
     """
 
+    teacher_rate, student_rate = 5e-3, 2e-2
+
     @staticmethod
     def apply(encoder: Encoder, lora: LoraConfig) -> list[str]:
         """See `PeftMethod.apply`."""
@@ -56,6 +66,8 @@ class BitFit(PeftMethod):
 @PEFT.register("layernorm")
 class Norms(PeftMethod):
     """Scale and bias of every normalisation layer."""
+
+    teacher_rate, student_rate = 5e-3, 2e-2
 
     @staticmethod
     def apply(encoder: Encoder, lora: LoraConfig) -> list[str]:
@@ -83,6 +95,8 @@ class HeadOnly(PeftMethod):
 class Layers(PeftMethod):
     """Everything but the embeddings, which are most of a small model and change least."""
 
+    teacher_rate, student_rate = 1e-4, 3e-4
+
     @staticmethod
     def apply(encoder: Encoder, lora: LoraConfig) -> list[str]:
         """See `PeftMethod.apply`."""
@@ -99,6 +113,8 @@ class Layers(PeftMethod):
 class Full(PeftMethod):
     """Everything."""
 
+    teacher_rate, student_rate = 1e-4, 3e-4
+
     @staticmethod
     def apply(encoder: Encoder, lora: LoraConfig) -> list[str]:
         """See `PeftMethod.apply`."""
@@ -108,6 +124,8 @@ class Full(PeftMethod):
 @PEFT.register("lora")
 class Lora(PeftMethod):
     """Low-rank additions to linear maps (LoRA, arXiv 2106.09685), by Hugging Face's peft."""
+
+    teacher_rate, student_rate = 2e-3, 3e-3
 
     @staticmethod
     def apply(encoder: Encoder, lora: LoraConfig) -> list[str]:

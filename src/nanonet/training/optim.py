@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from nanonet.core.config import PhaseConfig
-from nanonet.models.cohort import Cohort
+from nanonet.models.cohort import TEACHER, Cohort
+from nanonet.models.peft import PEFT
 from nanonet.training.plan import Phase
 
 
@@ -27,18 +28,27 @@ def schedule_factor(config: PhaseConfig, progress: float) -> float:
     return 1.0 - rest if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
 
 
+def learning_rate(config: PhaseConfig, learner: str, peft: str) -> float:
+    """Return the peak rate of a learner's encoder in a phase."""
+    if config.learning_rate != "auto":
+        return config.learning_rate
+    method = PEFT.get(peft)
+    return method.teacher_rate if learner == TEACHER else method.student_rate
+
+
 def make_optimizer(phase: Phase, cohort: Cohort) -> torch.optim.AdamW:
     """Return the optimizer of a phase; groups are named ``<learner>.encoder|head``."""
     groups = []
     for learner in phase.learners:
         own = cohort[learner].own_parameters()
+        head = [p for n, p in own.items() if n.startswith("head.")]
+        encoder = [p for n, p in own.items() if not n.startswith("head.")]
         parts = {
-            "encoder": ([p for n, p in own.items() if not n.startswith("head.")], "learning_rate"),
-            "head": ([p for n, p in own.items() if n.startswith("head.")], "head_learning_rate"),
+            "encoder": (encoder, learning_rate(phase.config, learner, cohort[learner].peft)),
+            "head": (head, phase.config.head_learning_rate),
         }
-        for part, (parameters, rate) in parts.items():
+        for part, (parameters, peak) in parts.items():
             if parameters:
-                peak = getattr(phase.config, rate)
                 groups.append(
                     {"params": parameters, "name": f"{learner}.{part}", "peak": peak, "lr": peak}
                 )
