@@ -142,20 +142,24 @@ def prepare(spec: dict[str, Any]) -> Any:
 
 
 def needed_flops(prepared: Any, lengths: list[int]) -> float:
-    """Return the operations of the matrix products that bias-only steps need.
+    """Return the operations of the matrix products that steps need.
 
     Every learner reads every row once, without padding, and hands a gradient down to its embedding
-    output; no weight gradients. Linear maps cost as much backward as forward, attention twice.
-    ``lengths``: tokens of each row.
+    output. Linear maps cost as much backward as forward, and once more where their weights are
+    trained, attention twice. ``lengths``: tokens of each row.
     """
     cohort = prepared.cohort
     config = cohort["teacher"].encoder.config
     width, inner = config.hidden_size, config.intermediate_size
-    layers = sum(len(cohort[name].encoder.layers) for name in cohort)
     linear = 2 * (4 * width * width + 2 * width * inner)  # per token
     attention = 4 * width  # per pair of tokens
-    per_layer = sum(2 * n * linear + 3 * n * n * attention for n in lengths)
-    return float(layers * per_layer)
+    total = 0
+    for name in cohort:
+        layers = cohort[name].encoder.layers
+        trains = any(p.requires_grad and p.ndim > 1 for p in layers.parameters())
+        passes = 3 if trains else 2
+        total += len(layers) * sum(passes * n * linear + 3 * n * n * attention for n in lengths)
+    return float(total)
 
 
 class PredecessorsWay(Contender):

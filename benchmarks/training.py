@@ -238,17 +238,23 @@ def part_step(bench: Bench) -> dict[str, Any]:
 
 
 def part_memory(bench: Bench) -> dict[str, Any]:
-    """Return memory above the loaded models of bias-only and full fine-tuning steps."""
+    """Return memory above the loaded models of steps on biases, on the recipe's part, on all."""
     found: dict[str, Any] = {}
-    for method in ("bitfit", "full"):
-        methods = {"cohort.teacher_peft": method, "cohort.student_peft": method}
+    kinds = {
+        "bitfit": ("bitfit", "bitfit"),
+        "recipe": ("bitfit", "layers"),
+        "full": ("full", "full"),
+    }
+    for method, (teacher, students) in kinds.items():
+        methods = {"cohort.teacher_peft": teacher, "cohort.student_peft": students}
         settings = bench.settings(**SMALL_RATES, **methods)
         process = Process(bench.spec(method, "nanonet", settings=settings))
         process.steps(4)
         last = process.finish()
         found[method] = {k: round(last[k], 1) for k in ("loaded_mb", "above_loaded_mb")}
-    share = found["bitfit"]["above_loaded_mb"] / found["full"]["above_loaded_mb"]
-    return {**found, "bitfit_of_full": round(share, 4)}
+    whole = found["full"]["above_loaded_mb"]
+    shares = {f"{k}_of_full": round(found[k]["above_loaded_mb"] / whole, 4) for k in found}
+    return found | {k: share for k, share in shares.items() if k != "full_of_full"}
 
 
 def part_fit(bench: Bench) -> dict[str, Any]:
