@@ -262,7 +262,7 @@ def test_the_choice_is_by_one_figure_and_among_students_only():
     assert set(by_agreement.scores) == {"student1", "student2"}
     tied = outputs | {"student1": logits(0, 1, 1, 1), "student2": logits(1, 1, 1, 0)}
     tied["teacher"] = logits(1, 1, 1, 0)
-    assert by_labels_of(tied, truth).selected == "student2"  # agrees more with the teacher
+    assert by_labels_of(tied, truth).selected == "student2"  # agrees more with the cohort
 
 
 def test_the_sum_of_metrics_decides_nothing():

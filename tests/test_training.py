@@ -363,7 +363,7 @@ def test_validation_labels_choose_and_monitor_labels_do_not(tmp_path, bert):
     clock = {"seconds": 0}
     assert watched | clock == plain | clock
     assert plain["selection"]["labels_used"] == 0
-    assert "agreement with the teacher on 30 unlabelled texts" in plain["selection"]["criterion"]
+    assert "agreement with the cohort on 30 unlabelled texts" in plain["selection"]["criterion"]
     assert chosen["selection"]["labels_used"] == 9
     assert chosen["weights_sha256"] == plain["weights_sha256"]  # labels choose, they do not train
 

@@ -39,7 +39,7 @@ def select_by_score(
 ) -> Selection:
     """Choose the student that scores best on validation rows.
 
-    Ties go to the one that agrees more with the teacher.
+    Ties go to the one that agrees more with the cohort.
 
     Args:
         logits: by learner, the teacher included, (n, C) on the same rows.
@@ -53,9 +53,7 @@ def select_by_score(
 
 
 def select_by_agreement(logits: Mapping[str, Logits], rows: str) -> Selection:
-    """Choose the student that agrees most with the teacher; no label needed.
-
-    Without a teacher, with the cohort's mean prediction.
+    """Choose the student that agrees most with the cohort's mean prediction; no label needed.
 
     Args:
         logits: by learner, the teacher included, (n, C) on the same rows.
@@ -63,20 +61,15 @@ def select_by_agreement(logits: Mapping[str, Logits], rows: str) -> Selection:
     """
     scores = agreement_scores(logits)
     best = max(scores, key=lambda name: scores[name])
-    judge = "the teacher" if TEACHER in logits else "the cohort"
-    return Selection(best, f"agreement with {judge} on {rows}", 0, scores)
+    return Selection(best, f"agreement with the cohort on {rows}", 0, scores)
 
 
 def agreement_scores(logits: Mapping[str, Logits]) -> dict[str, float]:
-    """Return per student the mean log-likelihood of the teacher's prediction.
-
-    Without a teacher, of the cohort's mean. A teacher knows more than its students, and each of
-    them pulls the mean towards itself.
-    """
+    """Return per student the mean log-likelihood of the cohort's mean prediction."""
     probabilities = {name: softmax(z.astype(np.float64)) for name, z in logits.items()}
-    target = probabilities.get(TEACHER, np.mean(list(probabilities.values()), axis=0))
+    mean = np.mean(list(probabilities.values()), axis=0)
     return {
-        name: float((target * np.log(p + 1e-12)).sum(-1).mean())
+        name: float((mean * np.log(p + 1e-12)).sum(-1).mean())
         for name, p in probabilities.items()
         if name != TEACHER
     }
