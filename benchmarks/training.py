@@ -238,11 +238,11 @@ def part_step(bench: Bench) -> dict[str, Any]:
 
 
 def part_memory(bench: Bench) -> dict[str, Any]:
-    """Return memory above the loaded models of steps on biases, on the recipe's part, on all."""
+    """Return memory above the loaded models of steps on biases, on students' layers too, on all."""
     found: dict[str, Any] = {}
     kinds = {
         "bitfit": ("bitfit", "bitfit"),
-        "recipe": ("bitfit", "layers"),
+        "layers_of_students": ("bitfit", "layers"),
         "full": ("full", "full"),
     }
     for method, (teacher, students) in kinds.items():

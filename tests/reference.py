@@ -296,12 +296,17 @@ def supervised(task: Task) -> Result:
     return log, learners
 
 
-def nanonet(task: Task, neighbours: int = 20, labels: str = "co-trained") -> Result:
+def nanonet(
+    task: Task,
+    neighbours: int = 20,
+    labels: str = "co-trained",
+    trained: Trained = "biases",
+) -> Result:
     """Prepare the teacher, propagate the labels, then learn together."""
-    teacher, students = task.teacher(), task.students((2, 4), (1, 4), trained="layers")
+    teacher, students = task.teacher(), task.students((2, 4), (1, 4), trained=trained)
     preparation = Optimizers([teacher], 5e-3, 1e-2)
     teaching = Optimizers([teacher], 5e-3, 1e-2)
-    learning = Optimizers(students, 3e-4, 1e-2)
+    learning = Optimizers(students, 2e-2 if trained == "biases" else 3e-4, 1e-2)
     first = task.steps // 4
     log: Log = []
     for t in range(first):

@@ -217,7 +217,6 @@ def test_a_warm_up_of_all_weights_lets_little_be_trained_afterwards(
     tiny_modernbert_folder, tmp_path
 ):
     settings = [f"cohort.student_width={WIDTH}", "warmup.steps=2", "warmup.peft=full"]
-    settings.append("cohort.student_peft=bitfit")
     config = make_settings(tiny_modernbert_folder, *settings, "training.steps=2")
     summary = train(config, make_tables, tmp_path / "run")
     trained = summary["trainable_parameters"]["student1"]

@@ -73,6 +73,11 @@ PINS = {
         )
         for labels in ("neighbours", "combined")
     },
+    "nanonet, layers of students": Pin(
+        "nanonet",
+        ("training.steps=12", "propagation.neighbours=5", "cohort.student_peft=layers"),
+        (("neighbours", 5), ("trained", "layers")),
+    ),
     "psnet": Pin("psnet", PSNET),
     "psnet with feedback": Pin("psnet", (*PSNET, *BETA, "training.steps=6"), (("beta", 0.8),)),
     "self-training": Pin("self-training", ("training.steps=12",)),

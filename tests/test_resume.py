@@ -127,7 +127,7 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path, bert):
         ("seed=1", "started with seed=0, not 1"),
         ("training.steps=9", "training.steps=6, not 9"),
         ("training.labeled_batch=3", "training.labeled_batch=6, not 3"),
-        ("phases.students.learning_rate=0.5", "phases.students.learning_rate=0.02, not 0.5"),
+        ("phases.students.learning_rate=0.5", "phases.students.learning_rate='auto', not 0.5"),
         ("phases.students.objectives.mutual.weight=3", "objectives.mutual.weight=0.5, not 3"),
         ("phases.students.objectives.mutual.temperature=2", "mutual.temperature=None, not 2"),
         ("cohort.layer_map=stride", "cohort.layer_map='spread', not 'stride'"),
