@@ -28,6 +28,7 @@ from nanonet.data.splits import split_table
 from nanonet.training.checkpoint import list_checkpoints, load_soft_labels
 from nanonet.training.display import SilentDisplay
 from nanonet.training.inputs import TrainingTables
+from nanonet.training.plan import with_enough_steps
 from nanonet.training.prepare import within_reach
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
@@ -76,6 +77,7 @@ def measure(
     labeled, unlabeled, truth = tables
     own = {"seed": seed, "propagation": {"labels": kind}, "training": {"threads": 1}}
     config = make_config("nanonet", merge(own, parse_set(settings)))
+    config = with_enough_steps(config, len(labeled.texts), len(set(labeled.labels or [])))
     step = round(config.propagation.at * config.training.steps)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
