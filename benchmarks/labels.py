@@ -29,7 +29,7 @@ from nanonet.training.checkpoint import list_checkpoints, load_soft_labels
 from nanonet.training.display import SilentDisplay
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.plan import with_enough_steps
-from nanonet.training.prepare import within_reach
+from nanonet.training.prepare import aside_count, divide
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
 
@@ -93,7 +93,8 @@ def measure(
         found = load_soft_labels(list_checkpoints(run.checkpoints)[-1])
         values = np.array(run.read_labels().values)
         environment = run.read_json("environment.json")
-    rows = within_reach(range(len(truth)), config.training, seed)  # the rows that got labels
+    aside = aside_count(len(truth))
+    rows, _ = divide(range(len(truth)), aside, config.training, seed)  # the rows that got labels
     right = values[found.probabilities.argmax(1)] == np.array([truth[i] for i in rows])
     return {
         "labels": kind,

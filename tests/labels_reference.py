@@ -122,6 +122,17 @@ def agreement(one: Tensor, other: Tensor) -> float:
     return float((one.argmax(1) == other.argmax(1)).double().mean())
 
 
+def log_shares(q: Tensor) -> Tensor:
+    """Return log(w C) of the class shares w that these (n, C) have if classes were equally common
+    to what gave them; 50 more texts of each class are counted. 0 where w is about 1 / C."""
+    n, classes = q.shape
+    w = torch.full((classes,), 1 / classes, dtype=torch.float64)
+    for _ in range(200):
+        likely = q * w
+        w = ((likely / likely.sum(1, keepdim=True)).sum(0) + 50) / (n + 50 * classes)
+    return (w * classes).log() * float((w - 1 / classes).abs().sum() / 2 >= 0.1)
+
+
 def co_train(
     start: Tensor, agreed: float, places: tuple[Tensor, Tensor], texts: Tensor, labels: Tensor
 ) -> Tensor:
@@ -136,7 +147,9 @@ def co_train(
     """
     random = np.random.default_rng((0, len(labels)))
     vectors = torch.cat(places).double()
-    for_tokens = for_space = both = start.double()
+    logits = at_confidence(start.double(), agreed)
+    common = log_shares(logits.softmax(1))
+    for_tokens = for_space = both = (logits + common).softmax(1)
     for share in SHARES:
 
         def judged(by: str, found: Tensor, share: float = share) -> Tensor:
@@ -166,6 +179,8 @@ def co_train(
         weight = min(max((1 - x) / (1 - agreed) - 1, 0.0), 1.0)
         own = weight * at_confidence(start.double(), agreed)
         tokens, space = at_confidence(tokens, x), at_confidence(space, max(x, agreed))
-        for_tokens, for_space = (own + space).softmax(1), (own + tokens).softmax(1)
-        both = (own + space + tokens).softmax(1)
+        all_say = own + space + tokens
+        for_tokens = (own + space + common).softmax(1)
+        for_space = (own + tokens + common).softmax(1)
+        both = (all_say + common).softmax(1)
     return both

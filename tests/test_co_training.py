@@ -99,6 +99,37 @@ def test_tokens_that_tell_nothing_do_no_harm(data):
     assert right(found.probabilities, kinds) > right(start.probabilities, kinds) - 0.02
 
 
+def test_how_common_classes_are_counts_where_it_is_far_from_even():
+    rng = np.random.default_rng(0)
+    # Even classes to which texts belong with nine chances in ten, and their shares.
+    likely = np.full((CLASSES, CLASSES), 0.05) + 0.85 * np.eye(CLASSES)
+
+    def added(*shares):
+        kinds = rng.choice(CLASSES, 3000, p=shares)
+        said = np.array([rng.choice(CLASSES, p=likely[kind]) for kind in kinds])
+        return co_training._how_common(likely[said])
+
+    np.testing.assert_allclose(np.exp(added(0.7, 0.2, 0.1)) / CLASSES, (0.7, 0.2, 0.1), atol=0.03)
+    assert (added(0.4, 0.3, 0.3) == 0).all()
+    # Few texts tell little of it.
+    few = np.exp(co_training._how_common(likely[np.zeros(10, dtype=int)]))
+    assert few.max() < 1.2
+
+
+def test_a_rare_class_does_not_take_the_texts_of_others(data):
+    _, _, rng = data
+    shares = (0.65, 0.3, 0.05)
+    hidden = rng.choice(CLASSES, UNLABELED, p=shares)
+    kinds = np.concatenate([np.arange(LABELED) % CLASSES, hidden])
+    vectors = unit(np.eye(8)[kinds] + 0.55 * rng.normal(size=(len(kinds), 8)))
+    start = start_of(vectors, kinds)
+    counts = tf_idf(list(make_texts(kinds, 0.4, rng)))
+    found = co_train(start, vectors, counts, kinds[:LABELED], 0).probabilities
+    taken = float((found.argmax(1) == 2).mean())
+    assert abs(taken - 0.05) < abs((start.probabilities.argmax(1) == 2).mean() - 0.05)
+    assert right(found, kinds) > right(start.probabilities, kinds) + 0.05
+
+
 def test_the_seed_decides(data):
     vectors, kinds, rng = data
     counts = tf_idf(list(make_texts(kinds, 0.3, rng)))

@@ -499,7 +499,7 @@ def test_unlabelled_texts_beyond_reach_are_left_out(monkeypatch):
 
     def rows_of(n: int, config):
         rows = table_of(n).encoded.ids
-        return prepare_module.within_reach(rows, config.training, config.seed)
+        return prepare_module.divide(rows, 0, config.training, config.seed)[0]
 
     def reached(n: int, *settings: str) -> list[int]:
         config = make_settings("x", "training.steps=3", *settings)  # 8 rows a step
@@ -515,6 +515,24 @@ def test_unlabelled_texts_beyond_reach_are_left_out(monkeypatch):
     assert max(few) > 500
     assert len(reached(1000, "training.steps=100")) == 800
     assert reached(1000, "training.steps=125") == list(range(1000))
+
+
+@pytest.mark.parametrize("unlabeled", [30, 600])
+def test_rows_that_nobody_learns_from(monkeypatch, unlabeled):
+    monkeypatch.setattr(prepare_module, "PROPAGATION_TEXTS", 40)
+    training, ids = make_settings("x", "training.steps=3").training, table_of(unlabeled).encoded.ids
+    divided = [prepare_module.divide(ids, 7, training, seed) for seed in (0, 0, 1)]
+    learnt, aside = ({int(row[1]) for row in rows} for rows in divided[0])
+    assert len(aside) == 7
+    assert not learnt & aside
+    assert len(learnt) == min(unlabeled - 7, 40)
+    first, again, other = ([[int(row[1]) for row in rows] for rows in two] for two in divided)
+    assert first == again != other
+
+
+def test_how_many_rows_nobody_learns_from():
+    counts = {511: 0, 512: 64, 2000: 250, 4096: 512, 10**7: 512}
+    assert {n: prepare_module.aside_count(n) for n in counts} == counts
 
 
 def test_a_run_on_part_of_the_unlabelled_texts(tmp_path, tiny_bert_folder, monkeypatch):

@@ -17,7 +17,7 @@ from nanonet.tasks.stored import Spool, StoredRows, random_rows
 from nanonet.tasks.tokenization import TextTokenizer, length_quantiles, quantiles_of_counts
 from nanonet.training import streams
 from nanonet.training.inputs import TrainingTables
-from nanonet.training.prepare import within_reach
+from nanonet.training.prepare import divide
 from nanonet.training.streams import encode_stream, write_hashes
 from nanonet.training.train import train
 from runs import refuse
@@ -265,7 +265,8 @@ def test_memory_does_not_grow_with_the_texts(tmp_path, tokenizer, monkeypatch):
             found = encode_stream(open_stream(path, "text"), tokenizer)
             write_hashes(tmp_path / "seen.bin", found.facts.hashes)
             assert len(found.ids) == rows
-            reached = within_reach(found.ids, training, 0)
+            reached, aside = divide(found.ids, 100, training, 0)
+            assert len(aside) == 100
             assert sum(row_lengths(reached[:100])) == 100 * 8
             return tracemalloc.get_traced_memory()[1]
         finally:

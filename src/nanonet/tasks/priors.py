@@ -14,13 +14,15 @@ from nanonet.tasks.metrics import Floats
 ITERATIONS = 200
 
 
-def estimate_shares(probabilities: Floats, learnt: Floats) -> Floats:
+def estimate_shares(probabilities: Floats, learnt: Floats, more: float = 1.0) -> Floats:
     """Return the class shares of texts (C,), each above 0.
 
     Args:
         probabilities: (n, C), of a model that learnt from texts with the shares ``learnt`` (C,).
+        more: texts that are counted besides, of the shares learnt: a class that no text seems to
+            have may yet have one, and a model's errors pass for shares where it is often wrong.
     """
-    counted = 1.0 / len(probabilities)  # a class that no text seems to have may yet have one
+    counted = more / len(probabilities)
     shares = learnt
     for _ in range(ITERATIONS):
         likely = probabilities * (shares / learnt)

@@ -111,9 +111,9 @@ class StoredRows(Sequence[Ids]):
 
 
 def random_rows(n: int, count: int, seed: int) -> Ids:
-    """Return ``count`` of n rows, each at most once, in constant memory where n is large."""
+    """Return ``count`` of n rows, each at most once, in little memory where n is large."""
     generator = np.random.default_rng((seed, n))
-    if n <= MOST_SHUFFLED:
+    if n <= MOST_SHUFFLED or count >= n:
         return generator.permutation(n)[:count]
     found = np.empty(0, dtype=np.int64)
     while len(found) < min(count, n):

@@ -20,6 +20,7 @@ from scipy import sparse
 
 from nanonet.core.config import PropagationConfig
 from nanonet.tasks.metrics import Floats, softmax
+from nanonet.tasks.priors import distance, estimate_shares
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.propagation import (
     Combined,
@@ -37,6 +38,9 @@ from nanonet.training.propagation import (
 SHARES = (0.4, 0.55, 0.7, 0.8, 0.8)  # of each class's texts, the surest, that teach in each round
 FOLDS = 3
 SMOOTHING = 0.3  # of naive Bayes: added to each count
+# Of each class, counted beside the texts when its share is estimated; and from which distance on
+# shares are not taken for even ones. Measured in docs/experiments.md.
+EVEN_TEXTS, LEAST_DISTANCE = 50.0, 0.1
 MOST_TAUGHT = 6_000  # texts that the regression learns from at a time: bounds its seconds
 
 
@@ -116,6 +120,10 @@ def co_train(
     by (1 - x) / (1 - a) - 1, within 0 and 1: nothing where tokens, which see none of the vectors,
     predict labels as well as the vectors agree among themselves.
 
+    No voice knows how common the classes are: neighbours' columns have equal mass, the regression
+    is balanced, and this naive Bayes has no prior. What the labels alone say tells it, once: each
+    round's estimate would lead the next one astray (see `_how_common`).
+
     Args:
         start: what the labels alone say of the n_u unlabelled texts.
         vectors: of the labelled texts, then of the unlabelled ones, (n_l + n_u, H).
@@ -127,7 +135,8 @@ def co_train(
     space = View(vectors, classifier, MOST_TAUGHT)
     tokens = View(counts, _naive_bayes)
     own_logits = logits_at(start.probabilities, start.agreement)
-    for_space = for_tokens = together = start.probabilities
+    common = _how_common(softmax(own_logits))
+    for_space = for_tokens = together = softmax(own_logits + common)
     for share in SHARES:
         by_tokens = _out_of_fold(tokens, labels, for_tokens, share, random)
         by_space = _out_of_fold(space, labels, for_space, share, random)
@@ -137,9 +146,27 @@ def co_train(
         token_logits = logits_at(by_tokens, agreement)
         space_logits = logits_at(by_space, max(agreement, start.agreement))
         # Each is taught by the other, and not by itself: its own errors would grow.
-        for_tokens, for_space = softmax(prior + space_logits), softmax(prior + token_logits)
-        together = softmax(prior + space_logits + token_logits)
+        for_tokens = softmax(prior + space_logits + common)
+        for_space = softmax(prior + token_logits + common)
+        together = softmax(prior + space_logits + token_logits + common)
     return soft_labels(together)
+
+
+def _how_common(found: Floats) -> Floats:
+    """Return log(C w) of the classes' shares w, (C,), to add to logits that know nothing of them.
+
+    Zeros where the shares are even or nearly so: they may be errors of the model.
+
+    Args:
+        found: probabilities (n, C) of texts, if classes were equally common.
+    """
+    classes = found.shape[1]
+    even = np.full(classes, 1 / classes)
+    shares = estimate_shares(found, even, EVEN_TEXTS * classes)
+    if distance(shares, even) < LEAST_DISTANCE:
+        return np.zeros(classes)
+    logits: Floats = np.log(shares / even)
+    return logits
 
 
 def _out_of_fold(

@@ -73,7 +73,8 @@ class Answers:
 def ask(prepared: Prepared, seed: int) -> Answers:
     """Return what the cohort says of the validation rows or, without them, of a sample.
 
-    The sample is of the unlabelled texts, or of the training texts where there are none.
+    The sample is of the unlabelled texts, of those that are kept aside where there are some, or of
+    the training texts where there are none.
     """
     if "validation" in prepared.tables:
         table = prepared.tables["validation"]
@@ -87,12 +88,12 @@ def sample_rows(prepared: Prepared, seed: int) -> tuple[Sequence[Row], str]:
     """Return some unlabelled rows, or training rows where there are none; and what they are."""
     kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
     table = prepared.tables.get("unlabeled", prepared.tables["labeled"])
-    ids = table.encoded.ids
+    ids = prepared.aside or table.encoded.ids
     sample = [ids[i] for i in random_rows(len(ids), SAMPLE_UNITS, seed)]
     held = np.cumsum(unit_counts(sample))
     sample = sample[: int(np.searchsorted(held, SAMPLE_UNITS)) + 1]
     what = "texts" if prepared.task.outputs.level == "document" else "windows of documents"
-    return sample, f"{len(sample)} {kind} {what}"
+    return sample, f"{len(sample)} {kind} {what}{' kept aside' if prepared.aside else ''}"
 
 
 def logits_by_learner(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logits]:

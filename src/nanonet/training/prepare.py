@@ -27,11 +27,18 @@ from nanonet.training.run_folder import RunFolder
 from nanonet.training.weights import class_weights
 
 PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
+# Unlabelled texts that nobody learns from: on what learners have learnt they agree, right or wrong.
+# One in eight up to so many; too few would tell nothing.
+ASIDE_SHARE, MOST_ASIDE, FEWEST_ASIDE = 1 / 8, 512, 64
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to step."""
+    """A run that is ready to step.
+
+    Attributes:
+        aside: unlabelled rows that are not learnt from; none with validation rows.
+    """
 
     cohort: Cohort
     engine: Engine
@@ -40,6 +47,7 @@ class Prepared:
     truncated: dict[str, int]
     task: Task[Any]
     start: HeadStart
+    aside: Sequence[Row]
 
 
 def prepare(
@@ -84,9 +92,11 @@ def prepare(
         with own_chance_and_threads(hardware.threads):
             start = task.start_heads(cohort, encoded["labeled"], hardware, config.seed)
     unlabeled: Sequence[Row] = []
+    aside: Sequence[Row] = []
     if "unlabeled" in encoded:
         pool = encoded["unlabeled"].encoded.ids
-        unlabeled = within_reach(pool, config.training, config.seed)
+        kept = 0 if "validation" in encoded else aside_count(len(pool))
+        unlabeled, aside = divide(pool, kept, config.training, config.seed)
     truth = encoded["labeled"].truth
     weights = class_weights(config, labels, truth)
     texts: Sequence[Row] = encoded["labeled"].encoded.ids
@@ -96,7 +106,7 @@ def prepare(
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
-    return Prepared(cohort, engine, hardware, encoded, truncated, task, start)
+    return Prepared(cohort, engine, hardware, encoded, truncated, task, start, aside)
 
 
 def _names(
@@ -116,15 +126,28 @@ def _names(
     return names if names and names_tell(names, texts, truth, source, hardware) else []
 
 
-def within_reach(rows: Sequence[Row], training: TrainingConfig, seed: int) -> Sequence[Row]:
-    """Return the unlabelled rows that the steps can reach, or enough to propagate labels along.
+def aside_count(unlabeled: int) -> int:
+    """Return how many of the unlabelled rows are kept aside."""
+    count = min(MOST_ASIDE, int(ASIDE_SHARE * unlabeled))
+    return count if count >= FEWEST_ASIDE else 0
 
-    Steps draw a limited number of texts; without this, propagation would place all others too.
+
+def divide(
+    rows: Sequence[Row], aside: int, training: TrainingConfig, seed: int
+) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Return the unlabelled rows to learn from, and so many others.
+
+    Those to learn from are what the steps can reach, or enough to propagate labels along: steps
+    draw a limited number of texts, and propagation would place all others too.
     """
     wanted = max(training.steps * training.unlabeled_batch, PROPAGATION_TEXTS)
-    if len(rows) <= wanted:
-        return rows
-    places = np.sort(random_rows(len(rows), wanted, seed))
+    if len(rows) <= wanted and aside == 0:
+        return rows, []
+    places = random_rows(len(rows), aside + wanted, seed)
+    return _taken(rows, np.sort(places[aside:])), _taken(rows, places[:aside])
+
+
+def _taken(rows: Sequence[Row], places: NDArray[np.int64]) -> Sequence[Row]:
     return rows.take(places) if isinstance(rows, StoredRows) else [rows[i] for i in places]
 
 

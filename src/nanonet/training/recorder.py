@@ -19,9 +19,9 @@ def opening(prepared: Prepared, texts: Texts) -> str:
         f" {prepared.cohort[name].total_count():,} parameters"
         for name in prepared.cohort
     )
-    used = len(prepared.engine.rows.unlabeled)
+    used, aside = len(prepared.engine.rows.unlabeled), len(prepared.aside)
     if "unlabeled" in prepared.tables and used < len(prepared.tables["unlabeled"].encoded.ids):
-        counts += f", {used} unlabelled rows within reach of the steps"
+        counts += f", of which {used} within reach of the steps and {aside} kept aside"
     cut = sum(prepared.truncated.values())
     count = prepared.engine.processes.count
     shared = f", {count} processes" if count > 1 else ""

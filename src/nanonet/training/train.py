@@ -303,6 +303,7 @@ def _finish(
         "rows": {name: table.examples for name, table in prepared.tables.items()},
         "name_examples": len(prepared.engine.rows.labeled) - len(labeled.encoded.ids),
         "unlabeled_used": len(prepared.engine.rows.unlabeled),
+        "unlabeled_aside": len(prepared.aside),
         "truncated": prepared.truncated,
         "token_lengths": token_lengths(pool),
         "seed": config.seed,

@@ -36,7 +36,7 @@ from nanonet.training.device import Hardware, attention_of, shrink_frozen
 from nanonet.training.display import Display, run_shown
 from nanonet.training.engine import Engine, LogRow, TrainingRows
 from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
-from nanonet.training.prepare import within_reach
+from nanonet.training.prepare import divide
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile
 from nanonet.training.run_folder import RunFolder
@@ -154,7 +154,7 @@ def _train(
         shrink_frozen(cohort)
     cohort.to(hardware.device)
     if len(unlabeled) > MOST_SHUFFLED:
-        unlabeled = within_reach(unlabeled, own.training, own.seed)
+        unlabeled, _ = divide(unlabeled, 0, own.training, own.seed)
     rows = TrainingRows([], np.empty(0, np.int64), unlabeled)
     engine = Engine(cohort, plan, rows, own, hardware, profile=profile, processes=processes)
     position = Position(0, 0.0, {}, {})
