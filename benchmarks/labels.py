@@ -92,9 +92,10 @@ def measure(
         seconds = time.perf_counter() - start
         found = load_soft_labels(list_checkpoints(run.checkpoints)[-1])
         values = np.array(run.read_labels().values)
+        settled, _ = run.read_config()
         environment = run.read_json("environment.json")
     aside = aside_count(len(truth))
-    rows, _ = divide(range(len(truth)), aside, config.training, seed)  # the rows that got labels
+    rows, _ = divide(range(len(truth)), aside, settled.training, seed)  # the rows that got labels
     right = values[found.probabilities.argmax(1)] == np.array([truth[i] for i in rows])
     return {
         "labels": kind,

@@ -104,15 +104,16 @@ def test_how_common_classes_are_counts_where_it_is_far_from_even():
     # Even classes to which texts belong with nine chances in ten, and their shares.
     likely = np.full((CLASSES, CLASSES), 0.05) + 0.85 * np.eye(CLASSES)
 
-    def added(*shares):
+    def added(*shares, agreement=0.9):
         kinds = rng.choice(CLASSES, 3000, p=shares)
         said = np.array([rng.choice(CLASSES, p=likely[kind]) for kind in kinds])
-        return co_training._how_common(likely[said])
+        return co_training._how_common(likely[said], agreement)
 
     np.testing.assert_allclose(np.exp(added(0.7, 0.2, 0.1)) / CLASSES, (0.7, 0.2, 0.1), atol=0.03)
     assert (added(0.4, 0.3, 0.3) == 0).all()
+    assert (added(0.7, 0.2, 0.1, agreement=0.8) == 0).all()  # who tells it is often wrong
     # Few texts tell little of it.
-    few = np.exp(co_training._how_common(likely[np.zeros(10, dtype=int)]))
+    few = np.exp(co_training._how_common(likely[np.zeros(10, dtype=int)], 1.0))
     assert few.max() < 1.2
 
 

@@ -60,6 +60,15 @@ def test_a_class_that_no_text_has_keeps_a_share():
     assert 0.0 < found[1] < 0.01
 
 
+def test_texts_that_are_counted_besides_keep_shares_near_those_learnt():
+    probabilities, _ = world([0.8, 0.1, 0.1])
+    learnt = np.full(3, 1 / 3)
+    n = len(probabilities)
+    found = [estimate_shares(probabilities, learnt, more)[0] for more in (1.0, n / 2, 100.0 * n)]
+    assert found[0] > found[1] + 0.05 > found[2] + 0.1
+    assert found[2] == pytest.approx(1 / 3, abs=0.01)
+
+
 def test_fitting_to_the_shares_makes_fewer_errors():
     probabilities, truth = world([0.92, 0.04, 0.04], rows=3000, spread=1.2)
     priors = estimated_priors(probabilities, BALANCED, "3000 texts")
@@ -186,7 +195,7 @@ def test_only_the_most_common_are_listed():
 
 def prepared(truth, **tables):
     tables = {"labeled": SimpleNamespace(truth=truth), **tables}
-    return SimpleNamespace(tables=tables)
+    return SimpleNamespace(tables=tables, engine=SimpleNamespace(soft_labels=None))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +211,16 @@ def test_when_shares_are_estimated(setting, unlabeled, is_fitted):
     assert bool(found) == is_fitted
     if found:
         assert found.method == "estimated on 600 unlabelled texts, without labels"
+
+
+@pytest.mark.parametrize(("labels", "is_fitted"), [("auto", False), ("neighbours", True)])
+def test_shares_that_labels_have_spread_with_do_not_count_twice(labels, is_fitted):
+    probabilities, _ = world([0.8, 0.1, 0.1])
+    run = prepared(BALANCED, unlabeled=None)
+    run.engine.soft_labels = "some"
+    config = make_settings("minilm", f"propagation.labels={labels}")
+    answers = Answers({"student1": np.log(probabilities)}, None, "600 unlabelled texts", 600)
+    assert bool(find_priors(run, config, LABELS, answers, "student1", 1.0)) == is_fitted
 
 
 def test_the_temperature_comes_first():

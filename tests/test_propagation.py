@@ -21,10 +21,10 @@ from nanonet.training.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
-from nanonet.training.co_training import label_texts
 from nanonet.training.engine import StopRequest
 from nanonet.training.evaluation import embed
 from nanonet.training.plan import Phase, make_plan
+from nanonet.training.processes import ALONE
 from nanonet.training.propagation import (
     SoftLabels,
     combine,
@@ -32,6 +32,7 @@ from nanonet.training.propagation import (
     propagate,
     soft_labels,
 )
+from nanonet.training.spreading import spread_labels
 from nanonet.training.train import train
 from test_engine import FP32, Record, dropout, make_engine, phase_step, run, same, tensors
 from test_objectives import ROWS, FixedStep, close, log_softmax
@@ -276,11 +277,8 @@ def test_vectors_are_those_of_each_text_alone(monkeypatch):
 def soft_labels_of(engine, source="teacher") -> SoftLabels:
     """What the unlabelled texts' labels are in a learner's space as it now is."""
     rows = engine.rows
-    vectors = np.concatenate(
-        [embed(engine.cohort[source], x, FP32) for x in (rows.labeled, rows.unlabeled)]
-    )
-    texts = [*rows.labeled, *rows.unlabeled]
-    return label_texts(vectors, rows.labels, texts, engine.config.propagation, engine.config.seed)
+    given = (rows.labeled, rows.labels, rows.unlabeled, rows.aside)
+    return spread_labels(engine.cohort[source], *given, engine.config, FP32, ALONE)
 
 
 def test_labels_spread_once_in_the_space_of_the_teacher_at_that_step(monkeypatch):
@@ -380,7 +378,9 @@ def test_without_a_teacher_labels_spread_in_the_first_students_space():
 
 
 def test_nothing_spreads_where_nobody_reads_it(monkeypatch):
-    monkeypatch.setattr("nanonet.training.engine.label_texts", lambda *_: pytest.fail("propagated"))
+    monkeypatch.setattr(
+        "nanonet.training.engine.spread_labels", lambda *_: pytest.fail("propagated")
+    )
     nobody = "phases.teacher.objectives.propagation.weight=0"
     engine = make_engine(nobody, recipe="nanonet")
     run(engine)
@@ -389,7 +389,9 @@ def test_nothing_spreads_where_nobody_reads_it(monkeypatch):
 
 
 def test_nothing_spreads_without_unlabelled_text(tmp_path, tiny_bert_folder, monkeypatch):
-    monkeypatch.setattr("nanonet.training.engine.label_texts", lambda *_: pytest.fail("propagated"))
+    monkeypatch.setattr(
+        "nanonet.training.engine.spread_labels", lambda *_: pytest.fail("propagated")
+    )
     notes = Notes()
     config = make_settings(tiny_bert_folder)
     train(config, lambda: make_tables(unlabeled=0), tmp_path / "run", display=notes)
@@ -485,7 +487,9 @@ def test_a_run_resumed_around_the_propagation_is_bit_identical(tmp_path, whole_r
 def test_a_resumed_run_does_not_spread_labels_again(tmp_path, tiny_bert_folder, monkeypatch):
     config, out = make_settings(tiny_bert_folder), tmp_path / "run"
     interrupted(config, out, 3)
-    monkeypatch.setattr("nanonet.training.engine.label_texts", lambda *_: pytest.fail("propagated"))
+    monkeypatch.setattr(
+        "nanonet.training.engine.spread_labels", lambda *_: pytest.fail("propagated")
+    )
     assert train(config, make_tables, out, mode="resume")["finished"]
 
 

@@ -15,7 +15,7 @@ from nanonet.models.encoders import BertEncoder
 from nanonet.models.peft import PEFT, PeftMethod
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.inputs import TrainingTables
-from nanonet.training.plan import with_enough_steps
+from nanonet.training.plan import with_enough_rows, with_enough_steps
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.train import train
 from test_peft import counts
@@ -513,6 +513,33 @@ def test_many_classes_or_labels_take_more_steps(labels, classes, batch, steps):
     assert with_enough_steps(config, labels, classes).training.steps == steps
     fixed = make_config("nanonet", {"training": {"steps": 7, "labeled_batch": batch}})
     assert with_enough_steps(fixed, labels, classes) == fixed  # who says how many gets so many
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "rows"),
+    [
+        (50.0, 200, 32),
+        (202.0, 200, 32),  # long ones: no fewer
+        (25.0, 200, 64),
+        (13.5, 200, 119),
+        (1.0, 200, 128),
+        (15.0, 578, 37),  # many steps take their share
+    ],
+)
+def test_short_texts_take_more_rows(tokens, steps, rows):
+    config = make_config("nanonet", {"training": {"steps": steps}})
+    assert with_enough_rows(config, tokens).training.unlabeled_batch == rows
+    fixed = make_config("nanonet", {"training": {"unlabeled_batch": 32}})
+    assert with_enough_rows(fixed, tokens) == fixed
+
+
+def test_a_run_takes_the_rows_its_texts_allow_and_says_so(tmp_path, tiny_bert_folder):
+    out, display = tmp_path / "run", Notes()
+    settings = make_settings(tiny_bert_folder, "training.more_rows=true")
+    summary = train(settings, make_tables, out, display=display)
+    assert RunFolder(out).read_config()[0].training.unlabeled_batch == 32  # 4 x 8
+    (out / "summary.json").unlink()
+    assert train(settings, make_tables, out, mode="resume") == summary
 
 
 def test_a_run_takes_the_steps_its_labels_ask_for_and_is_resumed_so(tmp_path, tiny_bert_folder):

@@ -155,6 +155,7 @@ class TrainingConfig:
     )
     labeled_batch: int = setting(16, 1)  # rows per step
     unlabeled_batch: int = setting(64, 1)  # rows per step at most
+    more_rows: bool = False  # take more where texts are short, see plan.with_enough_rows
     token_budget: int = setting(6144, 64)  # unlabelled tokens per step at most
     max_padding: float = setting(0.15, 0.0, 1.0)  # padding per real token in a chunk at most
     checkpoint_every: int = setting(50, 1)  # steps
@@ -396,8 +397,10 @@ def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
     values = merge(tables, overrides)
     values["recipe"] = recipe
     training = overrides.get("training")
-    if isinstance(training, Mapping) and "steps" in training and "more_steps" not in training:
-        values["training"]["more_steps"] = False  # who says how many gets so many
+    if isinstance(training, Mapping):  # who says how many gets so many
+        for count, more in (("steps", "more_steps"), ("unlabeled_batch", "more_rows")):
+            if count in training and more not in training:
+                values["training"][more] = False
     known, phases = tables.get("phases", {}), overrides.get("phases", {})
     known = known if _is_table(known) else {}
     added = {n: p for n, p in phases.items() if n not in known} if _is_table(phases) else {}

@@ -73,7 +73,8 @@ def save_checkpoint(
             write_tensors(temporary / "trained.safetensors", cohort.own_tensors())
             write_tensors(temporary / "optimizers.safetensors", states)
             if soft_labels is not None:
-                parts = {k: torch.from_numpy(v) for k, v in vars(soft_labels).items()}
+                given = {k: v for k, v in vars(soft_labels).items() if v is not None}
+                parts = {k: torch.from_numpy(v) for k, v in given.items()}
                 write_tensors(temporary / SOFT_LABELS, parts)
             write_json(temporary / "position.json", asdict(position))
     except OSError as error:

@@ -36,11 +36,12 @@ from nanonet.training.propagation import (
 )
 
 SHARES = (0.4, 0.55, 0.7, 0.8, 0.8)  # of each class's texts, the surest, that teach in each round
+CO_TRAINED = ("auto", "co-trained")  # values of propagation.labels
 FOLDS = 3
 SMOOTHING = 0.3  # of naive Bayes: added to each count
-# Of each class, counted beside the texts when its share is estimated; and from which distance on
-# shares are not taken for even ones. Measured in docs/experiments.md.
-EVEN_TEXTS, LEAST_DISTANCE = 50.0, 0.1
+# Of each class, counted beside the texts when its share is estimated; from which distance on shares
+# are not taken for even ones; how often those who tell them agree. Measured in docs/experiments.md.
+EVEN_TEXTS, LEAST_DISTANCE, LEAST_AGREEMENT = 50.0, 0.1, 0.85
 MOST_TAUGHT = 6_000  # texts that the regression learns from at a time: bounds its seconds
 
 
@@ -121,8 +122,8 @@ def co_train(
     predict labels as well as the vectors agree among themselves.
 
     No voice knows how common the classes are: neighbours' columns have equal mass, the regression
-    is balanced, and this naive Bayes has no prior. What the labels alone say tells it, once: each
-    round's estimate would lead the next one astray (see `_how_common`).
+    is balanced, and this naive Bayes has no prior. What the labels alone say tells it, once, if it
+    can be trusted: each round's estimate would lead the next one astray (see `_how_common`).
 
     Args:
         start: what the labels alone say of the n_u unlabelled texts.
@@ -135,7 +136,7 @@ def co_train(
     space = View(vectors, classifier, MOST_TAUGHT)
     tokens = View(counts, _naive_bayes)
     own_logits = logits_at(start.probabilities, start.agreement)
-    common = _how_common(softmax(own_logits))
+    common = _how_common(softmax(own_logits), start.agreement)
     for_space = for_tokens = together = softmax(own_logits + common)
     for share in SHARES:
         by_tokens = _out_of_fold(tokens, labels, for_tokens, share, random)
@@ -152,18 +153,20 @@ def co_train(
     return soft_labels(together)
 
 
-def _how_common(found: Floats) -> Floats:
+def _how_common(found: Floats, agreement: float) -> Floats:
     """Return log(C w) of the classes' shares w, (C,), to add to logits that know nothing of them.
 
-    Zeros where the shares are even or nearly so: they may be errors of the model.
+    Zeros where the shares are even or nearly so, or where those who tell them often disagree: the
+    shares may be errors of the model.
 
     Args:
         found: probabilities (n, C) of texts, if classes were equally common.
+        agreement: of neighbours and classifier.
     """
     classes = found.shape[1]
     even = np.full(classes, 1 / classes)
     shares = estimate_shares(found, even, EVEN_TEXTS * classes)
-    if distance(shares, even) < LEAST_DISTANCE:
+    if distance(shares, even) < LEAST_DISTANCE or agreement < LEAST_AGREEMENT:
         return np.zeros(classes)
     logits: Floats = np.log(shares / even)
     return logits

@@ -21,12 +21,11 @@ from nanonet.data.batching import StepBatches
 from nanonet.models.cohort import TEACHER, Cohort
 from nanonet.models.learner import LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.base import Row, Window, row_lengths, unit_counts, units_of
+from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
-from nanonet.training.co_training import label_texts
 from nanonet.training.device import Hardware
-from nanonet.training.evaluation import autocast, embed
+from nanonet.training.evaluation import autocast
 from nanonet.training.optim import (
     clip_gradients,
     make_optimizer,
@@ -36,7 +35,8 @@ from nanonet.training.optim import (
 from nanonet.training.plan import Phase, Plan
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile, traced_steps
-from nanonet.training.propagation import SoftLabels, propagate, propagate_each
+from nanonet.training.propagation import SoftLabels
+from nanonet.training.spreading import spread_labels
 from nanonet.training.step import Batch, PhaseStep
 
 
@@ -49,6 +49,7 @@ class TrainingRows:
         labels: class indexes of the labelled rows' units, (U,); where a text may have many labels,
             whether it has each of them, text by text.
         unlabeled: rows; empty without unlabelled text.
+        aside: unlabelled rows that are not learnt from.
         class_weights: how much labelled units of each class count, (C,); None: all the same.
     """
 
@@ -56,6 +57,7 @@ class TrainingRows:
     labels: NDArray[np.int64]
     unlabeled: Sequence[Row]
     class_weights: NDArray[np.float32] | None = None
+    aside: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,11 @@ class Engine:
         return range(first, next(rest, steps))
 
     def _draw(self, step: int) -> Batch:
-        labeled, unlabeled = self._batches.draw(step)
+        learnt, _ = self.within_reach()
+        lengths = self._batches.unlabeled_lengths
+        batches = replace(self._batches, unlabeled_lengths=lengths[learnt[: len(lengths)]])
+        labeled, places = batches.draw(step)
+        unlabeled = learnt[places]
         if not any("unlabeled" in phase.streams for phase in self._active(step)):
             unlabeled = unlabeled[:0]
         return Batch(
@@ -262,20 +268,17 @@ class Engine:
     def _propagate(self) -> SoftLabels:
         """Spread the labels in the teacher's space as it now is."""
         source = self.cohort[TEACHER if self.cohort.has_teacher else self.cohort.students[0]]
-        labeled, unlabeled = (
-            embed(source, ids, self.hardware, processes=self.processes)
-            for ids in (self.rows.labeled, self.rows.unlabeled)
-        )
-        labels, settings = self.rows.labels, self.config.propagation
-        if source.outputs.is_multilabel:
-            flags = labels.reshape(len(labeled), -1)
-            return propagate_each(labeled, flags, unlabeled, settings)
-        if source.outputs.level == "sentence":
-            return propagate(labeled, labels, unlabeled, source.classes, settings)
-        rows = (*self.rows.labeled, *self.rows.unlabeled)
-        texts = [row for row in rows if not isinstance(row, Window)]
-        vectors = np.concatenate([labeled, unlabeled])
-        return label_texts(vectors, labels, texts, settings, self.config.seed)
+        rows = (self.rows.labeled, self.rows.labels, self.rows.unlabeled, self.rows.aside)
+        return spread_labels(source, *rows, self.config, self.hardware, self.processes)
+
+    def within_reach(self) -> tuple[Ids, Ids]:
+        """Return the places of the unlabelled rows, and of those kept aside, that are learnt from
+        and asked: all, until those are known that labels do not reach."""
+        n = len(self.rows.unlabeled)
+        reached = None if self.soft_labels is None else self.soft_labels.reached
+        if reached is None:
+            return np.arange(n), np.arange(len(self.rows.aside))
+        return np.flatnonzero(reached[:n]), np.flatnonzero(reached[n:])
 
     def _run_phase(
         self, phase: Phase, batch: Batch, step: int, targets: dict[Stream, LearnerOutput]

@@ -20,6 +20,7 @@ from nanonet.tasks.multilabel import (
     sigmoid,
 )
 from nanonet.tasks.stored import random_rows
+from nanonet.training.co_training import CO_TRAINED
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.prepare import Prepared
 from nanonet.training.priors import AUTO, estimated_priors, given_priors
@@ -88,7 +89,10 @@ def sample_rows(prepared: Prepared, seed: int) -> tuple[Sequence[Row], str]:
     """Return some unlabelled rows, or training rows where there are none; and what they are."""
     kind = "unlabelled" if "unlabeled" in prepared.tables else "training"
     table = prepared.tables.get("unlabeled", prepared.tables["labeled"])
-    ids = prepared.aside or table.encoded.ids
+    ids = table.encoded.ids
+    if prepared.aside:
+        _, reached = prepared.engine.within_reach()
+        ids = [prepared.aside[i] for i in reached] or prepared.aside
     sample = [ids[i] for i in random_rows(len(ids), SAMPLE_UNITS, seed)]
     held = np.cumsum(unit_counts(sample))
     sample = sample[: int(np.searchsorted(held, SAMPLE_UNITS)) + 1]
@@ -179,7 +183,8 @@ def find_priors(
 ) -> Priors | None:
     """Return the class shares that the learner to ship is to be fitted to; None: none.
 
-    Those of the settings, or what the unlabelled texts show, see `estimated_priors`.
+    Those of the settings, or what the unlabelled texts show, see `estimated_priors`. These count
+    only once: where labels have spread by co-training, they have counted there.
     """
     truth = prepared.tables["labeled"].truth
     if (given := given_priors(config, labels, truth)) is not None:
@@ -187,6 +192,8 @@ def find_priors(
     is_wanted = config.task == "classification" and config.training.class_prior == AUTO
     if not is_wanted or "unlabeled" not in prepared.tables:
         return None
+    if prepared.engine.soft_labels is not None and config.propagation.labels in CO_TRAINED:
+        return None  # labels that spread so have the unlabelled texts' shares: it has learnt them
     logits, rows = answers.logits[selected], answers.rows
     if answers.truth is not None:  # of validation rows, which may be balanced by hand
         sample, rows = sample_rows(prepared, config.seed)

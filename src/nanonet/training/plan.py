@@ -17,6 +17,9 @@ from nanonet.training.weights import check_class_weight
 WARMUP = "warmup"  # the name of the warm-up's phase
 # Labelled rows that a class needs, and passes over all of them. Measured in docs/experiments.md.
 ROWS_PER_CLASS, PASSES = 120, 3
+# Unlabelled tokens of a run, where texts are short: as many as 200 steps of 32 texts of 50 tokens.
+# And how many times the rows of a step they may make.
+UNLABELED_TOKENS, MOST_TIMES = 200 * 32 * 50, 4
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,24 @@ def with_enough_steps(config: Config, texts: int, classes: int) -> Config:
     rows = max(ROWS_PER_CLASS * classes, PASSES * texts)
     steps = max(training.steps, math.ceil(rows / training.labeled_batch))
     return replace(config, training=replace(training, steps=steps))
+
+
+def with_enough_rows(config: Config, tokens: float) -> Config:
+    """Return the settings with the unlabelled rows per step that short texts allow.
+
+    Where the recipe leaves it open (``training.more_rows``), texts that are shorter than most take
+    no less time than these: students go on gaining from texts.
+
+    Args:
+        config: with the steps that it takes, see `with_enough_steps`.
+        tokens: of an unlabelled text, on average.
+    """
+    training = config.training
+    if not training.more_rows:
+        return config
+    wanted = round(UNLABELED_TOKENS / (training.steps * max(tokens, 1.0)))
+    rows = min(max(wanted, training.unlabeled_batch), MOST_TIMES * training.unlabeled_batch)
+    return replace(config, training=replace(training, unlabeled_batch=rows))
 
 
 def make_plan(config: Config, has_unlabeled: bool) -> Plan:

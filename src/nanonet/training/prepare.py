@@ -102,7 +102,7 @@ def prepare(
     texts: Sequence[Row] = encoded["labeled"].encoded.ids
     names = _names(config, backbone, cohort, texts, truth, labels, hardware)
     learnt = np.concatenate([truth, np.arange(len(names))])
-    rows = TrainingRows([*texts, *names], learnt, unlabeled, weights)
+    rows = TrainingRows([*texts, *names], learnt, unlabeled, weights, aside)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}

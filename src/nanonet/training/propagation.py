@@ -23,6 +23,9 @@ Vectors = NDArray[np.float32]
 SIMILARITIES_AT_ONCE = 20_000_000  # numbers of the similarity matrix: bounds memory to some 400 MB
 STRENGTH = 10.0  # of the logistic regression: C, the inverse of its penalty's weight
 SHARPNESS = 4  # power of the cosine that weighs an edge
+# A text is out of reach that less arrives at than this many times what arrives at nine in ten
+# labelled texts from the others. Measured in docs/experiments.md.
+REACH, REACHED_SHARE, PROBES = 0.5, 0.9, 100
 
 
 def check_neighbours_only(config: PropagationConfig, task: str) -> None:
@@ -46,10 +49,13 @@ class SoftLabels:
         probabilities: (n_u, C), rows sum to 1.
         confidence: (n_u,), rank of the row among all by how clear its label is, from 0 for the
             least clear to 1; 0 for every row that no label has reached.
+        reached: which rows are within reach, see `within_reach`: the unlabelled ones, then those
+            kept aside, (n_u + n_a,); None: all.
     """
 
     probabilities: Vectors
     confidence: Vectors
+    reached: NDArray[np.bool_] | None = None
 
 
 def propagate(
@@ -101,6 +107,38 @@ def propagate_each(
     return soft_labels((mass * (counts / len(flags))).astype(np.float32).reshape(-1, 2))
 
 
+def within_reach(
+    labeled: Vectors,
+    labels: NDArray[np.int64],
+    unlabeled: Vectors,
+    config: PropagationConfig,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Return which unlabelled texts are like the labelled ones, (n_u,).
+
+    What spreads from labelled texts hardly arrives among texts of another kind, as these are one
+    another's neighbours. How much arrives where it should, labelled texts tell: at each of them,
+    without its own.
+
+    Args:
+        labeled: L2-normalised vectors (n_l, H).
+        labels: their class indexes (n_l,).
+        unlabeled: L2-normalised vectors (n_u, H).
+        config: neighbours, alpha and iterations.
+        seed: draws the labelled texts that are looked at, if there are more than `PROBES`.
+    """
+    probes = np.random.default_rng((seed, len(labels))).permutation(len(labels))[:PROBES]
+    weights = 1.0 / np.bincount(labels)[labels]
+    start = np.zeros((len(labels), 1 + len(probes)), dtype=np.float32)
+    start[:, 0] = weights  # of all texts together, then of each probe alone
+    start[probes, 1 + np.arange(len(probes))] = weights[probes]
+    spread = _spread_masses(start, labeled, unlabeled, config)
+    others = spread[probes, 0] - spread[probes, 1 + np.arange(len(probes))]
+    least = REACH * np.quantile(others, 1.0 - REACHED_SHARE)
+    reached: NDArray[np.bool_] = spread[len(labels) :, 0] >= least
+    return reached
+
+
 def _spread(
     start: Vectors, labeled: Vectors, unlabeled: Vectors, config: PropagationConfig
 ) -> Vectors:
@@ -110,14 +148,22 @@ def _spread(
         start: what the labelled texts have, (n_l, K).
         labeled, unlabeled, config: see `propagate`.
     """
+    spread = _spread_masses(start, labeled, unlabeled, config)
+    mass = spread / np.maximum(spread.sum(0, keepdims=True), 1e-12)
+    reached: Vectors = mass[len(labeled) :]
+    return reached
+
+
+def _spread_masses(
+    start: Vectors, labeled: Vectors, unlabeled: Vectors, config: PropagationConfig
+) -> Vectors:
+    """Return what is where in the end, (n_l + n_u, K); see `_spread`."""
     graph = neighbour_graph(np.concatenate([labeled, unlabeled]), config.neighbours)
     start = np.concatenate([start, np.zeros((len(unlabeled), start.shape[1]), dtype=np.float32)])
     spread = start
     for _ in range(config.iterations):
         spread = config.alpha * (graph @ spread) + (1.0 - config.alpha) * start
-    mass = spread / np.maximum(spread.sum(0, keepdims=True), 1e-12)
-    reached: Vectors = mass[len(labeled) :]
-    return reached
+    return spread
 
 
 def soft_labels(found: NDArray[np.floating[Any]]) -> SoftLabels:

@@ -55,11 +55,12 @@ PACKAGES = (
     "safetensors",
 )
 # Settings that may differ when a run is resumed: they change when it stops, or what it keeps in
-# memory, not what it computes; or, of the steps, where their number is from.
+# memory, not what it computes; or, of steps and rows, where their number is from.
 FREE_ON_RESUME = (
     "training.max_minutes",
     "training.gradient_checkpointing",
     "training.more_steps",
+    "training.more_rows",
 )
 
 

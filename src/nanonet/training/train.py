@@ -11,6 +11,7 @@ from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort
+from nanonet.tasks.base import row_lengths
 from nanonet.tasks.labels import LabelSet
 from nanonet.training.checkpoint import (
     Position,
@@ -23,7 +24,7 @@ from nanonet.training.device import Hardware, attention_of, own_chance_and_threa
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.outcome import conclude
-from nanonet.training.plan import WARMUP, make_plan, with_enough_steps
+from nanonet.training.plan import WARMUP, make_plan, with_enough_rows, with_enough_steps
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.priors import describe_priors
 from nanonet.training.processes import Processes, join_processes
@@ -38,6 +39,8 @@ from nanonet.training.streams import (
 from nanonet.training.tasks import make_task
 from nanonet.training.texts import Texts, all_token_counts, describe, read_texts
 from nanonet.training.warmup import Warmup, warm_up
+
+SAID_OUT_OF_REACH = 0.02  # share of the unlabelled texts
 
 
 def train(
@@ -88,7 +91,7 @@ def train(
     task = make_task(config)
     with clock.span("reading"):
         texts = read_texts(config, backbone, task, read_data(), monitor)
-    config = _settle_steps(config, texts, shown)
+    config = _settle(config, texts, shown)
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     inputs = describe(texts.facts, backbone, start)
@@ -121,8 +124,8 @@ def train(
             return _train(run, config, prepared, texts, warnings, seconds, log)
 
 
-def _settle_steps(config: Config, texts: Texts, shown: Display) -> Config:
-    """Return the settings with the steps that these texts take; say so where they are more."""
+def _settle(config: Config, texts: Texts, shown: Display) -> Config:
+    """Return the settings with the steps and rows that these texts take; say what is more."""
     count, classes = texts.facts["labeled"].count, len(texts.labels)
     settled = with_enough_steps(config, count, classes)
     if settled.training.steps > config.training.steps:
@@ -130,6 +133,15 @@ def _settle_steps(config: Config, texts: Texts, shown: Display) -> Config:
             f"{settled.training.steps} steps instead of {config.training.steps}, for"
             f" {classes} classes and {count} labelled texts; training.steps sets another number"
         )
+    if "unlabeled" in texts.encoded:
+        tokens = float(row_lengths(texts.encoded["unlabeled"].encoded.ids).mean())
+        before, settled = settled.training.unlabeled_batch, with_enough_rows(settled, tokens)
+        if settled.training.unlabeled_batch > before:
+            shown.say(
+                f"{settled.training.unlabeled_batch} unlabelled texts a step, not {before}, as"
+                f" they are short ({tokens:.0f} tokens); training.unlabeled_batch sets another"
+                " number"
+            )
     return settled
 
 
@@ -283,6 +295,8 @@ def _finish(
         selection = outcome.selection
     tensors = cohort.own_tensors()
     labeled = prepared.tables["labeled"]
+    used = len(prepared.engine.rows.unlabeled)
+    out_of_reach = used - len(prepared.engine.within_reach()[0])
     pool = prepared.tables.get("unlabeled", labeled)
     summary = {
         "task": config.task,
@@ -302,8 +316,9 @@ def _finish(
         "classes": len(labels),
         "rows": {name: table.examples for name, table in prepared.tables.items()},
         "name_examples": len(prepared.engine.rows.labeled) - len(labeled.encoded.ids),
-        "unlabeled_used": len(prepared.engine.rows.unlabeled),
+        "unlabeled_used": used,
         "unlabeled_aside": len(prepared.aside),
+        "unlabeled_out_of_reach": out_of_reach,
         "truncated": prepared.truncated,
         "token_lengths": token_lengths(pool),
         "seed": config.seed,
@@ -325,6 +340,11 @@ def _finish(
         f"trained in {position.seconds:.0f} s; selected {selection.selected}"
         f" ({selection.criterion}; labels used to choose: {selection.labels_used})"
     )
+    if out_of_reach >= SAID_OUT_OF_REACH * used > 0:
+        display.warn(
+            f"{out_of_reach} of {used} unlabelled texts are unlike all labelled ones: nothing was"
+            " learnt from them; label some of them if they matter"
+        )
     if outcome.priors is not None:
         display.say(describe_priors(outcome.priors, labels))
     prepared.engine.processes.wait()  # for the one that writes

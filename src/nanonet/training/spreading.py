@@ -1,0 +1,81 @@
+"""Labels for the unlabelled rows of a run, in the space of a learner as it is at that time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanonet.core.config import Config
+from nanonet.models.learner import Learner
+from nanonet.tasks.base import Row, Window
+from nanonet.tasks.tokenization import Ids
+from nanonet.training.co_training import label_texts
+from nanonet.training.device import Hardware
+from nanonet.training.evaluation import embed
+from nanonet.training.processes import Processes
+from nanonet.training.propagation import (
+    SoftLabels,
+    Vectors,
+    propagate,
+    propagate_each,
+    within_reach,
+)
+
+FEWEST_REACHED = 32  # unlabelled rows: with fewer, none is taken for being out of reach
+
+
+def spread_labels(
+    learner: Learner,
+    labeled: Sequence[Row],
+    labels: NDArray[np.int64],
+    unlabeled: Sequence[Row],
+    aside: Sequence[Row],
+    config: Config,
+    hardware: Hardware,
+    processes: Processes,
+) -> SoftLabels:
+    """Return soft labels of the unlabelled rows' units.
+
+    Args:
+        learner: whose space it is.
+        labeled: rows.
+        labels: see `engine.TrainingRows`.
+        unlabeled: rows to label.
+        aside: rows that get no labels; only whether they are within reach is asked.
+        config: its ``propagation`` and ``seed`` are read.
+        hardware: where to compute.
+        processes: who shares the rows.
+    """
+    given, others = (
+        embed(learner, rows, hardware, processes=processes) for rows in (labeled, unlabeled)
+    )
+    settings = config.propagation
+    if learner.outputs.is_multilabel:
+        return propagate_each(given, labels.reshape(len(given), -1), others, settings)
+    if learner.outputs.level == "sentence":
+        return propagate(given, labels, others, learner.classes, settings)
+    more = embed(learner, aside, hardware, processes=processes) if aside else others[:0]
+    pool = np.concatenate([others, more])
+    reached = within_reach(given, labels, pool, settings, config.seed)
+    if reached[: len(others)].sum() < min(FEWEST_REACHED, len(others)):
+        reached[:] = True
+    kept = np.flatnonzero(reached[: len(others)])
+    texts = [*_token_ids(labeled), *(_token_ids([unlabeled[int(i)] for i in kept]))]
+    vectors = np.concatenate([given, others[kept]])
+    found = label_texts(vectors, labels, texts, settings, config.seed)
+    return _among_all(found, kept, len(others), reached)
+
+
+def _token_ids(rows: Sequence[Row]) -> list[Ids]:
+    return [row for row in rows if not isinstance(row, Window)]
+
+
+def _among_all(
+    found: SoftLabels, kept: NDArray[np.int64], rows: int, reached: NDArray[np.bool_]
+) -> SoftLabels:
+    """Return soft labels of all rows; those that are not kept say nothing."""
+    classes = found.probabilities.shape[1]
+    probabilities: Vectors = np.full((rows, classes), 1 / classes, dtype=np.float32)
+    confidence: Vectors = np.zeros(rows, dtype=np.float32)
+    probabilities[kept], confidence[kept] = found.probabilities, found.confidence
+    return SoftLabels(probabilities, confidence, reached)
