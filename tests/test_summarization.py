@@ -180,6 +180,16 @@ def test_hidden_tokens_leave_a_unit_s_mean_unless_all_are_hidden():
     assert pool_units(hidden, mask, shares)[0, :, 0].tolist() == [3.0, 7.0]
 
 
+def test_vectors_of_sentences_have_32_bits_under_autocast_too():
+    rng = np.random.default_rng(0)
+    hidden = torch.from_numpy(rng.normal(size=(2, 5, 4)).astype(np.float32))
+    mask, shares = torch.ones(2, 5, dtype=torch.long), torch.full((2, 3, 5), 0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pool_units(hidden, mask, shares)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, pool_units(hidden, mask, shares))
+
+
 def test_units_of_rows():
     counts = np.array([2, 0, 3, 1])
     assert units_of(np.array([2, 0]), counts).tolist() == [2, 3, 4, 0, 1]

@@ -33,6 +33,10 @@ def pool_units(hidden: Tensor, attention_mask: Tensor, shares: Tensor) -> Tensor
     seen = shares * attention_mask.to(shares.dtype).unsqueeze(1)
     total = seen.sum(-1, keepdim=True)
     shares = torch.where(total > 0, seen / total.clamp(min=1e-9), shares)
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):  # which would round the product to 16 bits
+        with torch.autocast(kind, enabled=False):
+            return shares @ hidden.float()
     return shares @ hidden.float()
 
 
