@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 
+from exact import make_exact
 from nanonet.core.config import Config, PropagationConfig, make_config, recipe_names
 from nanonet.data.batching import StepBatches
 from nanonet.models.attention import WATCHED, register_attention
@@ -21,13 +21,11 @@ from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import build_cohort
 from nanonet.models.encoders import wrap_model
 from nanonet.tasks.tokenization import TextTokenizer, length_chunks
-from nanonet.training import co_training, propagation
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
 from nanonet.training.display import SilentDisplay
 from nanonet.training.engine import Engine, LogRow, StopRequest, TrainingRows
 from nanonet.training.plan import make_plan
-from nanonet.training.propagation import STRENGTH
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.step import make_chunks
 from nanonet.training.views import make_views, view_generator
@@ -244,29 +242,9 @@ def calm_adam(monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", calm)
 
 
-class Exact:
-    """A logistic regression without the rounding errors of 32 bits and of an early end.
-
-    Rounds of co-training make them larger, until texts change places by how clear they are.
-    """
-
-    def __init__(self) -> None:
-        self._model = LogisticRegression(
-            C=STRENGTH, class_weight="balanced", tol=1e-10, max_iter=10_000
-        )
-
-    def fit(self, rows: Any, classes: Any) -> "Exact":
-        self._model.fit(rows.astype(np.float64), classes)
-        return self
-
-    def predict_proba(self, rows: Any) -> Any:
-        return self._model.predict_proba(rows.astype(np.float64))
-
-
 @pytest.mark.parametrize("name", PINS)
 def test_every_loss_of_every_step_and_what_is_trained(name, request, monkeypatch):
-    monkeypatch.setattr(propagation, "classifier", Exact)
-    monkeypatch.setattr(co_training, "classifier", Exact)
+    make_exact(monkeypatch.setattr)
     pin = PINS[name]
     reads_scores = pin.recipe == "psnet"
     if reads_scores:
