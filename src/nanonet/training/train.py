@@ -138,8 +138,8 @@ def _settle(config: Config, texts: Texts, shown: Display) -> Config:
         before, settled = settled.training.unlabeled_batch, with_enough_rows(settled, tokens)
         if settled.training.unlabeled_batch > before:
             shown.say(
-                f"{settled.training.unlabeled_batch} unlabelled texts a step instead of {before}, for"
-                f" {settled.training.steps} steps and texts of {tokens:.0f} tokens;"
+                f"{settled.training.unlabeled_batch} unlabelled texts a step instead of {before},"
+                f" for {settled.training.steps} steps and texts of {tokens:.0f} tokens;"
                 " training.unlabeled_batch sets another number"
             )
     return settled
