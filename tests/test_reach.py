@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,14 +10,13 @@ import pytest
 from nanonet.core.config import PropagationConfig
 from nanonet.training import prepare as prepare_module
 from nanonet.training import spreading
-from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
-from nanonet.training.engine import Engine, StopRequest
+from nanonet.training.engine import Engine
 from nanonet.training.outcome import sample_rows
 from nanonet.training.processes import ALONE
 from nanonet.training.propagation import PROBES, SoftLabels, within_reach
 from nanonet.training.train import train
-from test_engine import Record, make_engine, run
+from test_engine import make_engine, run
 from test_resume import clockless, interrupted
 from test_training import Notes
 from tiny import make_settings, make_tables
@@ -165,8 +165,6 @@ def test_texts_kept_aside_that_are_out_of_reach_are_not_asked(monkeypatch):
     engine.soft_labels = SoftLabels(np.zeros((1, 3)), np.zeros(1), reached)
 
     def asked():
-        from types import SimpleNamespace
-
         table = SimpleNamespace(encoded=SimpleNamespace(ids=rows.unlabeled))
         outputs = SimpleNamespace(outputs=SimpleNamespace(level="document"))
         prepared = SimpleNamespace(
@@ -184,10 +182,3 @@ def test_texts_kept_aside_that_are_out_of_reach_are_not_asked(monkeypatch):
     assert asked() == (set(ids[2:]), "2 unlabelled texts kept aside")
     reached[-4:] = False
     assert asked()[0] == set(ids)  # none left: all of them
-
-
-def test_stopping_leaves_the_labels_as_they_were(monkeypatch):
-    lose(monkeypatch)
-    engine = make_engine(recipe="nanonet")
-    engine.run(Position(0, 0.0, {}, {}), Record(), StopRequest())
-    assert engine.soft_labels.reached.sum() == len(engine.within_reach()[0])

@@ -21,7 +21,7 @@ def opening(prepared: Prepared, texts: Texts) -> str:
     )
     used, aside = len(prepared.engine.rows.unlabeled), len(prepared.aside)
     if "unlabeled" in prepared.tables and used < len(prepared.tables["unlabeled"].encoded.ids):
-        counts += f", of which {used} within reach of the steps and {aside} kept aside"
+        counts += f", of which {used} to learn from and {aside} kept aside"
     cut = sum(prepared.truncated.values())
     count = prepared.engine.processes.count
     shared = f", {count} processes" if count > 1 else ""

@@ -23,7 +23,7 @@ from nanonet.training.checkpoint import (
 from nanonet.training.device import Hardware, attention_of, own_chance_and_threads
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
 from nanonet.training.inputs import TrainingTables
-from nanonet.training.outcome import conclude
+from nanonet.training.outcome import Outcome, conclude
 from nanonet.training.plan import WARMUP, make_plan, with_enough_rows, with_enough_steps
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.priors import describe_priors
@@ -331,15 +331,27 @@ def _finish(
         write_tensors(run.learners, tensors)
         run.evaluations.unlink(missing_ok=True)  # of a run that was continued: of other weights
         write_json(run.path / "summary.json", summary)
+    _tell(summary, outcome, config, labels, display)
+    prepared.engine.processes.wait()  # for the one that writes
+    return summary
+
+
+def _tell(
+    summary: dict[str, Any], outcome: Outcome, config: Config, labels: LabelSet, display: Display
+) -> None:
+    """Say how a run ended."""
     if not summary["finished"]:
         display.warn(
-            f"{stopped} reached after step {position.step} of {config.training.steps}; the"
-            " model so far can be used; continue with --resume and a larger --max-minutes"
+            f"{summary['stopped']} reached after step {summary['steps']} of"
+            f" {config.training.steps}; the model so far can be used; continue with --resume and a"
+            " larger --max-minutes"
         )
+    selection = outcome.selection
     display.say(
-        f"trained in {position.seconds:.0f} s; selected {selection.selected}"
+        f"trained in {summary['seconds']:.0f} s; selected {selection.selected}"
         f" ({selection.criterion}; labels used to choose: {selection.labels_used})"
     )
+    used, out_of_reach = summary["unlabeled_used"], summary["unlabeled_out_of_reach"]
     if out_of_reach >= SAID_OUT_OF_REACH * used > 0:
         display.warn(
             f"{out_of_reach} of {used} unlabelled texts are unlike all labelled ones: nothing was"
@@ -347,5 +359,3 @@ def _finish(
         )
     if outcome.priors is not None:
         display.say(describe_priors(outcome.priors, labels))
-    prepared.engine.processes.wait()  # for the one that writes
-    return summary
