@@ -146,6 +146,13 @@ class PropagationConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """Looking whether learners are sound while they train (see training/guard.py)."""
+
+    every: float = setting(0.0, 0.0, 1.0)  # share of the steps between two looks; 0: never
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The loop."""
 
@@ -218,6 +225,7 @@ class Config:
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     summarization: SummarizationConfig = field(default_factory=SummarizationConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)

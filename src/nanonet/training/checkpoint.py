@@ -18,9 +18,10 @@ from torch import Tensor
 from nanonet.core.errors import RunError
 from nanonet.core.files import new_folder, write_bytes, write_json
 from nanonet.models.cohort import Cohort
+from nanonet.training.guard import Guard
 from nanonet.training.propagation import SoftLabels
 
-SOFT_LABELS = "soft_labels.safetensors"
+SOFT_LABELS, GUARD = "soft_labels.safetensors", "guard"
 KEEP = 2  # checkpoints on disk: should the newest be damaged, the one before it is there
 
 
@@ -55,6 +56,7 @@ def save_checkpoint(
     cohort: Cohort,
     optimizers: Mapping[str, torch.optim.Optimizer],
     soft_labels: SoftLabels | None = None,
+    guard: Guard | None = None,
 ) -> Path:
     """Write ``folder/step-NNNNNN`` and delete all but the newest checkpoints.
 
@@ -76,6 +78,9 @@ def save_checkpoint(
                 given = {k: v for k, v in vars(soft_labels).items() if v is not None}
                 parts = {k: torch.from_numpy(v) for k, v in given.items()}
                 write_tensors(temporary / SOFT_LABELS, parts)
+            if guard is not None:
+                write_tensors(temporary / f"{GUARD}.safetensors", guard.tensors())
+                write_json(temporary / f"{GUARD}.json", guard.state())
             write_json(temporary / "position.json", asdict(position))
     except OSError as error:
         raise RunError(
@@ -110,10 +115,7 @@ def load_checkpoint(
             optimizer.load_state_dict(state_dict)
         return Position(**json.loads((path / "position.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"checkpoint {path} cannot be used: {error}; delete it to continue from the one"
-            " before, if there is one"
-        ) from None
+        raise _unusable(path, error) from None
 
 
 def load_soft_labels(path: Path) -> SoftLabels:
@@ -126,10 +128,27 @@ def load_soft_labels(path: Path) -> SoftLabels:
         parts = read_tensors(path / SOFT_LABELS)
         return SoftLabels(**{name: tensor.numpy() for name, tensor in parts.items()})
     except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"checkpoint {path} cannot be used: {error}; delete it to continue from the one"
-            " before, if there is one"
-        ) from None
+        raise _unusable(path, error) from None
+
+
+def load_guard(path: Path, guard: Guard) -> None:
+    """Give a guard what a checkpoint holds of it.
+
+    Raises:
+        RunError: it is damaged or gone.
+    """
+    try:
+        state = json.loads((path / f"{GUARD}.json").read_text(encoding="utf-8"))
+        guard.restore(read_tensors(path / f"{GUARD}.safetensors"), state)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"checkpoint {path} cannot be used: {error}; delete it to continue from the one before,"
+        " if there is one"
+    )
 
 
 def _states_of(phase: str, states: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -19,13 +19,14 @@ from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
 from nanonet.models.cohort import TEACHER, Cohort
-from nanonet.models.learner import LearnerOutput
+from nanonet.models.learner import Learner, LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
 from nanonet.training.evaluation import autocast
+from nanonet.training.guard import Guard
 from nanonet.training.optim import (
     clip_gradients,
     make_optimizer,
@@ -135,8 +136,10 @@ class Engine:
         soft_labels: what propagation said of ``rows.unlabeled``, once it was done.
         profile: measures where the time goes.
         processes: who shares the rows.
+        guard: looks whether learners are sound; None: nobody does.
         optimizers: one per phase, by the phase's name.
         propagation_step: the step before which propagation is done; None: never.
+        first_unlabeled_step: the first that learns from unlabelled rows; None: none does.
     """
 
     cohort: Cohort
@@ -147,8 +150,10 @@ class Engine:
     soft_labels: SoftLabels | None = None
     profile: Profile = OFF
     processes: Processes = ALONE
+    guard: Guard | None = None
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
     propagation_step: int | None = field(init=False)
+    first_unlabeled_step: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.optimizers = {p.name: make_optimizer(p, self.cohort) for p in self.plan.phases}
@@ -158,6 +163,8 @@ class Engine:
             if self.plan.needs_soft_labels
             else None
         )
+        windows = [p.window(training.steps) for p in self.plan.phases if "unlabeled" in p.streams]
+        self.first_unlabeled_step = min((w.start for w in windows if w), default=None)
         self._views = {name: self.config.views.of(name) for name in self.cohort}
         for name, view in self._views.items():
             set_dropout(self.cohort[name], view.dropout)
@@ -193,6 +200,10 @@ class Engine:
             if step == self.propagation_step:
                 with self.profile.span("propagation"):
                     self.soft_labels = self._propagate()
+            if self.guard is not None and step == self.first_unlabeled_step:
+                with self.profile.span("guard"):
+                    learnt, aside = self.within_reach()
+                    self.guard.refer(self._source(), aside if self.rows.aside else learnt)
             with self.profile.span("data"):
                 batch = self._draw(step)
             self.profile.count(len(batch.labeled) + len(batch.unlabeled), batch.tokens)
@@ -203,6 +214,8 @@ class Engine:
             for phase in self.plan.phases:
                 losses |= self._run_phase(phase, batch, step, targets)
             _check_finite(losses, step + 1)
+            with self.profile.span("guard"):
+                self._look_after(step + 1)
 
             seconds = position.seconds + window.lap(batch.tokens)
             position = position.after(losses, seconds)
@@ -267,9 +280,25 @@ class Engine:
 
     def _propagate(self) -> SoftLabels:
         """Spread the labels in the teacher's space as it now is."""
-        source = self.cohort[TEACHER if self.cohort.has_teacher else self.cohort.students[0]]
         rows = (self.rows.labeled, self.rows.labels, self.rows.unlabeled, self.rows.aside)
-        return spread_labels(source, *rows, self.config, self.hardware, self.processes)
+        return spread_labels(self._source(), *rows, self.config, self.hardware, self.processes)
+
+    def _source(self) -> Learner:
+        """Return the learner in whose space labels spread: the teacher, if there is one."""
+        return self.cohort[TEACHER if self.cohort.has_teacher else self.cohort.students[0]]
+
+    def _look_after(self, step: int) -> None:
+        """Let the guard look, if it is time to; who was put back starts with new moments."""
+        if self.guard is None or not self.guard.is_due(step, self.config.training.steps):
+            return
+        for alarm in self.guard.look(step, self.cohort):
+            own = self.cohort[alarm.learner].own_parameters().values()
+            for optimizer in self.optimizers.values():
+                for parameter in own:
+                    optimizer.state.pop(parameter, None)
+
+    def _trust(self, learner: str) -> float:
+        return 1.0 if self.guard is None else self.guard.trust(learner)
 
     def within_reach(self) -> tuple[Ids, Ids]:
         """Return the places of the unlabelled rows, and of those kept aside, that are learnt from
@@ -306,7 +335,8 @@ class Engine:
                 for name, objective in phase.objectives.items():
                     with self.profile.span("losses"):
                         loss = objective.loss(learner, view)
-                    total = total + objective.weight_at(progress) * loss
+                    trust = self._trust(learner) if "unlabeled" in objective.streams else 1.0
+                    total = total + trust * objective.weight_at(progress) * loss
                     values[f"{learner}.{name}"] = loss.detach()
         with self.profile.span("backward"):
             total.backward()  # type: ignore[no-untyped-call]
@@ -322,7 +352,8 @@ class Engine:
         for each in own:
             clip_gradients(each.values(), phase.config.clip_norm)
         optimizer = self.optimizers[phase.name]
-        set_learning_rates(optimizer, schedule_factor(phase.config, progress))
+        factor = schedule_factor(phase.config, progress)
+        set_learning_rates(optimizer, {n: factor * self._trust(n) for n in phase.learners})
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -1,7 +1,7 @@
 """One AdamW per phase with a parameter group per learner and part, and learning-rate schedules."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -55,10 +55,10 @@ def make_optimizer(phase: Phase, cohort: Cohort) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, weight_decay=phase.config.weight_decay)
 
 
-def set_learning_rates(optimizer: torch.optim.AdamW, factor: float) -> None:
-    """Set every group's learning rate to ``factor`` times its peak."""
+def set_learning_rates(optimizer: torch.optim.AdamW, factors: Mapping[str, float]) -> None:
+    """Set every group's learning rate to its learner's factor times its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = factor * group["peak"]
+        group["lr"] = factors[group["name"].partition(".")[0]] * group["peak"]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:

@@ -1,7 +1,7 @@
 """What is made of a trained cohort: which student to ship, and how sure it may be."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,10 +110,21 @@ def logits_by_learner(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logi
 
 
 def select(prepared: Prepared, answers: Answers) -> Selection:
-    """Choose the learner to ship; see `selection`."""
-    students = prepared.cohort.students
+    """Choose the learner to ship; see `selection`.
+
+    Those that the guard never saw sound have no say and do not ship; where no student is sound, a
+    sound teacher ships.
+    """
+    guard = prepared.engine.guard
+    unsound = set() if guard is None else set(guard.unsound())
+    students = [name for name in prepared.cohort.students if name not in unsound]
+    if not students and prepared.cohort.students:
+        if prepared.cohort.has_teacher and TEACHER not in unsound:
+            return Selection(TEACHER, "the only sound learner", 0, {})
+        students, unsound = prepared.cohort.students, set()
     if not students:
         return Selection(TEACHER, "the only learner", 0, {})
+    answers = replace(answers, logits={n: z for n, z in answers.logits.items() if n not in unsound})
     if answers.truth is not None:
         table = prepared.tables["validation"]
         scores = {name: prepared.task.score(table, answers.logits[name]) for name in students}

@@ -20,6 +20,7 @@ from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, own_chance_and_threads, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.guard import make_guard
 from nanonet.training.names import name_rows, names_tell
 from nanonet.training.plan import make_plan
 from nanonet.training.processes import ALONE, Processes
@@ -105,6 +106,9 @@ def prepare(
     rows = TrainingRows([*texts, *names], learnt, unlabeled, weights, aside)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
+    if config.guard.every > 0.0 and config.task == "classification" and plan.reads_unlabeled:
+        asked = aside or unlabeled
+        engine.guard = make_guard(rows.labeled, learnt, asked, config, hardware, processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
     return Prepared(cohort, engine, hardware, encoded, truncated, task, start, aside)
 

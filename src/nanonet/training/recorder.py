@@ -43,7 +43,15 @@ class Recorder:
         self._prepared = prepared
         self._display = display
         self._monitor = monitor
-        self.on_step = display.on_step
+        self._told = len(prepared.engine.guard.alarms) if prepared.engine.guard else 0
+
+    def on_step(self, step: int) -> None:
+        """See `engine.Observer`."""
+        self._display.on_step(step)
+        if (guard := self._prepared.engine.guard) is not None:
+            for alarm in guard.alarms[self._told :]:
+                self._display.warn(alarm.describe())
+            self._told = len(guard.alarms)
 
     def on_log(self, row: LogRow) -> None:
         """See `engine.Observer`."""
@@ -70,6 +78,7 @@ class Recorder:
                 engine.cohort,
                 engine.optimizers,
                 engine.soft_labels,
+                engine.guard,
             )
 
 

@@ -17,6 +17,7 @@ from nanonet.training.checkpoint import (
     Position,
     list_checkpoints,
     load_checkpoint,
+    load_guard,
     load_soft_labels,
     write_tensors,
 )
@@ -250,6 +251,8 @@ def _position(run: RunFolder, prepared: Prepared) -> Position | None:
     propagation_step = prepared.engine.propagation_step
     if propagation_step is not None and position.step > propagation_step:
         prepared.engine.soft_labels = load_soft_labels(newest)
+    if prepared.engine.guard is not None:
+        load_guard(newest, prepared.engine.guard)
     if prepared.engine.processes.main:
         run.cut_metrics(position.step)
     return position
@@ -319,6 +322,7 @@ def _finish(
         "unlabeled_used": used,
         "unlabeled_aside": len(prepared.aside),
         "unlabeled_out_of_reach": out_of_reach,
+        "guard": prepared.engine.guard.summary() if prepared.engine.guard else None,
         "truncated": prepared.truncated,
         "token_lengths": token_lengths(pool),
         "seed": config.seed,
@@ -345,6 +349,11 @@ def _tell(
             f"{summary['stopped']} reached after step {summary['steps']} of"
             f" {config.training.steps}; the model so far can be used; continue with --resume and a"
             " larger --max-minutes"
+        )
+    if summary["guard"] is not None and (unsound := summary["guard"]["unsound"]):
+        display.warn(
+            f"{' and '.join(unsound)} never became sound: their answers to unlabelled texts are of"
+            " far fewer classes than the labels' own, and they ship only if nobody else can"
         )
     selection = outcome.selection
     display.say(
