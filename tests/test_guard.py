@@ -21,7 +21,8 @@ from test_training import Notes, losses
 from tiny import make_settings, make_tables
 
 EVERY = "guard.every=0.1"  # each of the few steps of these runs
-WELL = Health(3.0, 1.0, 1.0)
+WELL = Health(3.0, 1.0, 1.0, 1.0)
+COLLAPSED = Health(1.0, 1.0, 1.0, 1.0)
 
 
 def watched(*settings, **kind):
@@ -32,17 +33,16 @@ def watched(*settings, **kind):
     return engine
 
 
-def always(monkeypatch, cohort, *health, of="student1"):
+def always(monkeypatch, *health, of="student1"):
     """Let a learner's health be these at each look in turn, the last one ever after; others do
     well."""
     left = list(health)
 
-    def ask(self, learner):
-        if learner is not cohort[of]:
-            return WELL
-        return left.pop(0) if len(left) > 1 else left[0]
+    def examine(self, cohort):
+        now = left.pop(0) if len(left) > 1 else left[0]
+        return {name: now if name == of else WELL for name in cohort}
 
-    monkeypatch.setattr(Guard, "_ask", ask)
+    monkeypatch.setattr(Guard, "_examine", examine)
 
 
 @pytest.fixture
@@ -56,34 +56,43 @@ def three_classes(monkeypatch):
     ("health", "best", "said"),
     [
         (WELL, WELL, None),
-        (Health(1.0, 1.0, 1.0), WELL, "gives texts about 1.0 classes, where the labels alone"),
-        (Health(1.9, 1.0, 1.0), WELL, "gives texts about 1.9 classes"),
-        (Health(2.1, 1.0, 1.0), WELL, None),
-        (Health(3.0, 0.7, 1.0), WELL, "is right on 70% of labelled texts after 100%"),
-        (Health(3.0, 0.8, 1.0), WELL, None),
-        (Health(3.0, 0.5, 1.0), Health(3.0, 0.6, 1.0), None),
-        (Health(3.0, 1.0, 0.6), WELL, "answers 60% of clear texts as the labels alone do after"),
-        (Health(3.0, 1.0, 0.8), WELL, None),
-        (Health(3.0, 1.0, 0.3), Health(3.0, 1.0, 0.5), None),  # it never agreed much
+        (COLLAPSED, WELL, "gives texts about 1.0 classes, where the labels alone give 3.0"),
+        (replace(WELL, classes=1.9), WELL, "gives texts about 1.9 classes"),
+        (replace(WELL, classes=2.1), WELL, None),
+        (replace(WELL, remembered=0.7), WELL, "is right on 70% of labelled texts after 100%"),
+        (replace(WELL, remembered=0.8), WELL, None),
+        (replace(WELL, remembered=0.5), replace(WELL, remembered=0.6), None),
+        (replace(WELL, kept=0.6), WELL, "answers 60% of clear texts as the labels alone do after"),
+        (replace(WELL, kept=0.8), WELL, None),
+        (replace(WELL, kept=0.3), replace(WELL, kept=0.5), None),  # it never agreed much
+        (replace(WELL, agreed=0.6), WELL, "agrees with others on 60% of texts after 100%"),
+        (replace(WELL, agreed=0.8), WELL, None),
     ],
 )
 def test_what_is_an_alarm(three_classes, health, best, said):
     guard = Guard([], np.zeros(40, dtype=np.int64), [], 0.1, 0, FP32)
     guard.refer(None, None)
-    reason = guard._what_is_wrong(health, best)
+    reason = guard._what_is_wrong(health, best, most_alone=True)
     assert reason is None if said is None else reason.startswith(said)
+
+
+def test_only_who_agrees_least_is_alone(three_classes):
+    """Of two that no longer agree, one may be right."""
+    guard = Guard([], np.zeros(40, dtype=np.int64), [], 0.1, 0, FP32)
+    guard.refer(None, None)
+    assert guard._what_is_wrong(replace(WELL, agreed=0.6), WELL, most_alone=False) is None
 
 
 def test_few_labelled_texts_may_be_forgotten(three_classes):
     """One of three texts is a third, and no evidence."""
     guard = Guard([], np.zeros(3, dtype=np.int64), [], 0.1, 0, FP32)
     guard.refer(None, None)
-    assert guard._what_is_wrong(Health(3.0, 0.0, 1.0), WELL) is None
+    assert guard._what_is_wrong(replace(WELL, remembered=0.0), WELL, most_alone=False) is None
 
 
 def test_a_sound_run_is_what_it_is_without_a_guard(monkeypatch):
     engine, plain = watched(), make_engine(EVERY)
-    always(monkeypatch, engine.cohort, WELL)
+    always(monkeypatch, WELL)
     assert run(engine).rows[-1].losses == run(plain).rows[-1].losses
     assert engine.guard.alarms == []
     found, expected = tensors(engine), tensors(plain)
@@ -94,7 +103,7 @@ def test_a_sound_run_is_what_it_is_without_a_guard(monkeypatch):
 
 def test_who_is_astray_takes_back_what_it_was(monkeypatch, three_classes):
     engine = watched()
-    always(monkeypatch, engine.cohort, WELL, WELL, Health(1.0, 1.0, 1.0))
+    always(monkeypatch, WELL, WELL, COLLAPSED)
     at = {}
     seen = Guard.look
 
@@ -126,7 +135,7 @@ def test_who_is_astray_takes_back_what_it_was(monkeypatch, three_classes):
 
 def test_each_alarm_makes_a_learner_slower(monkeypatch, three_classes):
     engine = watched("training.log_every=1")
-    always(monkeypatch, engine.cohort, WELL, Health(1.0, 1.0, 1.0))
+    always(monkeypatch, WELL, COLLAPSED)
     record, plain = run(engine), run(make_engine("training.log_every=1"))
     for before, (row, expected) in enumerate(zip(record.rows, plain.rows, strict=True)):
         count = max(0, before - 1)  # alarms before this step

@@ -33,6 +33,7 @@ LEAST_CLASSES = 0.5  # of the further classes that the reference gives: fewer ar
 MOST_FORGOTTEN = 0.25  # fall of the accuracy on labelled texts, from its best
 FEWEST_FORGOTTEN = 4  # labelled texts that such a fall must be at least
 MOST_DRIFT = 0.3  # fall of the agreement with the reference where that is sure, from its best
+MOST_ALONE = 0.3  # fall of the agreement with the other learners, of the one that agrees least
 SLOWER = 0.5  # factor, at each alarm, of the learning rate and of all losses on unlabelled text
 MOST_ALARMS = 3  # of a learner, which then learns no more
 
@@ -46,11 +47,14 @@ class Health:
             of the entropy of their shares.
         remembered: accuracy on labelled texts.
         kept: share of the texts of which the reference is sure that get the same answer from it.
+        agreed: share of the unlabelled texts that get the same answer from another learner, mean
+            over all others; 1 where there is none.
     """
 
     classes: float
     remembered: float
     kept: float
+    agreed: float
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,16 @@ class Alarm:
         step: steps that were done then.
         learner: its name.
         reason: in words.
-        back_to: the step whose tensors it took back; None: it had never been sound.
+        back_to: the step whose tensors it took back.
     """
 
     step: int
     learner: str
     reason: str
-    back_to: int | None
+    back_to: int
 
     def describe(self) -> str:
         """Return a line about it."""
-        if self.back_to is None:
-            return f"step {self.step}: {self.learner} {self.reason}"
         return f"step {self.step}: {self.learner} {self.reason}; back to step {self.back_to}"
 
 
@@ -126,7 +128,7 @@ class Guard:
 
     def trust(self, learner: str) -> float:
         """Return the factor of a learner's rate and of its losses on unlabelled text."""
-        count = sum(a.learner == learner and a.back_to is not None for a in self.alarms)
+        count = sum(alarm.learner == learner for alarm in self.alarms)
         return 0.0 if count >= MOST_ALARMS else SLOWER**count
 
     def unsound(self) -> list[str]:
@@ -137,42 +139,51 @@ class Guard:
         """Look at all learners; put those that are astray back, and return the alarms."""
         if self._reference is None:
             return []
-        found = [a for name in cohort if (a := self._look_at(name, step, cohort)) is not None]
+        healths = self._examine(cohort)
+        most_alone = min(healths, key=lambda name: healths[name].agreed)
+        found = []
+        for name, health in healths.items():
+            best = self._best.get(name, health)
+            reason = self._what_is_wrong(health, best, name == most_alone)
+            own = {n: t for n, t in cohort.own_tensors().items() if n.startswith(f"{name}.")}
+            if reason is None:
+                self._sound[name] = step, {n: t.clone() for n, t in own.items()}
+                self._best[name] = _highest(health, best)
+            elif name in self._sound:
+                back_to, tensors = self._sound[name]
+                for full, tensor in own.items():
+                    tensor.copy_(tensors[full])
+                found.append(Alarm(step, name, reason, back_to))
+                continue  # its health is what it was then
+            self.health[name] = health  # not sound: it may have yet to learn, see `unsound`
         self.alarms += found
         return found
 
-    def _look_at(self, name: str, step: int, cohort: Cohort) -> Alarm | None:
-        health = self._ask(cohort[name])
-        own = {n: t for n, t in cohort.own_tensors().items() if n.startswith(f"{name}.")}
-        reason = self._what_is_wrong(health, self._best.get(name, health))
-        if reason is None:
-            self._sound[name] = step, {n: t.clone() for n, t in own.items()}
-            self._best[name] = _highest(health, self._best.get(name, health))
-            self.health[name] = health
-            return None
-        if name not in self._sound:
-            self.health[name] = health
-            return None  # it has yet to learn: `unsound` tells
-        back_to, tensors = self._sound[name]
-        for full, tensor in own.items():
-            tensor.copy_(tensors[full])
-        return Alarm(step, name, reason, back_to)
-
-    def _ask(self, learner: Learner) -> Health:
+    def _examine(self, cohort: Cohort) -> dict[str, Health]:
+        """Return how every learner does."""
         reference = self._reference
         assert reference is not None
         told, asked = (
-            predict_logits(learner, rows, self.hardware, processes=self.processes).argmax(1)
+            {
+                name: predict_logits(
+                    cohort[name], rows, self.hardware, processes=self.processes
+                ).argmax(1)
+                for name in cohort
+            }
             for rows in (self.labeled[:ROWS], self._rows)
         )
         sure = reference.max(1) >= np.median(reference.max(1))
-        return Health(
-            _effective(asked, reference.shape[1]),
-            float((told == self.labels[:ROWS]).mean()),
-            float((asked == reference.argmax(1))[sure].mean()),
-        )
+        return {
+            name: Health(
+                _effective(own, reference.shape[1]),
+                float((told[name] == self.labels[:ROWS]).mean()),
+                float((own == reference.argmax(1))[sure].mean()),
+                _agreement(own, [answers for other, answers in asked.items() if other != name]),
+            )
+            for name, own in asked.items()
+        }
 
-    def _what_is_wrong(self, health: Health, best: Health) -> str | None:
+    def _what_is_wrong(self, health: Health, best: Health, most_alone: bool) -> str | None:
         assert self._reference is not None
         expected = _effective(self._reference.argmax(1), self._reference.shape[1])
         if health.classes - 1 < LEAST_CLASSES * (expected - 1):
@@ -190,6 +201,8 @@ class Guard:
                 f"answers {health.kept:.0%} of clear texts as the labels alone do"
                 f" after {best.kept:.0%}"
             )
+        if most_alone and best.agreed - health.agreed > MOST_ALONE:
+            return f"agrees with others on {health.agreed:.0%} of texts after {best.agreed:.0%}"
         return None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -255,6 +268,10 @@ def _effective(answers: NDArray[np.int64], classes: int) -> float:
     shares = np.bincount(answers, minlength=classes) / len(answers)
     shares = shares[shares > 0]
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _agreement(own: NDArray[np.int64], others: list[NDArray[np.int64]]) -> float:
+    return float(np.mean([(own == other).mean() for other in others])) if others else 1.0
 
 
 def _highest(one: Health, other: Health) -> Health:
