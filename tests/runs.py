@@ -10,6 +10,7 @@ from unittest import mock
 SETTINGS = {
     "data.max_length": 32,
     "cohort.student_layers": 2,
+    "warmup.steps": 0,
     "training.steps": 12,
     "training.checkpoint_every": 6,
     "training.labeled_batch": 12,

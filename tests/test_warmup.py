@@ -19,6 +19,7 @@ from nanonet.runtime.predictor import Predictor
 from nanonet.scoring import evaluate_run
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training import train as train_module
+from nanonet.training import warmup as warmup_module
 from nanonet.training.checkpoint import list_checkpoints, read_tensors
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables
@@ -384,6 +385,22 @@ def sha256_of(path: Path) -> str:
     return weights_sha256(read_tensors(path))
 
 
+def test_the_cache_keeps_what_was_used_last(tmp_path, bert, cache, entry, monkeypatch):
+    monkeypatch.setattr(warmup_module, "MOST_KEPT", 2)
+    old, kept = entry.with_name("old.safetensors"), entry.with_name("kept.txt")
+    old.write_bytes(b"")
+    kept.write_bytes(b"")  # nothing of ours
+    os.utime(entry, (1, 1))
+    os.utime(old, (2, 2))
+    warm(bert, tmp_path / "again", "warmup.steps=3")  # used: the newest now
+    warm(bert, tmp_path / "other", "warmup.steps=2")
+    names = {path.name for path in entry.parent.iterdir()}
+    assert entry.name in names
+    assert old.name not in names
+    assert kept.name in names
+    assert len(names) == 3
+
+
 def test_a_run_without_a_teacher_reuses_it(tmp_path, bert, entry):
     alone = ["warmup.steps=3", "cohort.teacher=false"]
     found, _ = warm(bert, tmp_path / "run", *alone, recipe="supervised")
@@ -720,10 +737,27 @@ def test_a_warmed_up_run_that_does_not_fit(tmp_path, request, bert, earlier, set
     assert not (tmp_path / "next").exists()
 
 
-def test_starting_from_a_run_and_warming_up_exclude_each_other(tmp_path, bert, earlier):
-    with pytest.raises(ConfigError, match=r"set warmup\.steps=0"):
-        train(make_settings(bert, *SHORT), unread, tmp_path / "next", init=earlier)
-    assert not (tmp_path / "next").exists()
+@pytest.mark.parametrize("start", ["training", "interrupted"])
+def test_students_of_an_earlier_run_are_not_warmed_up_again(tmp_path, bert, earlier, start):
+    """Whether or not the recipe has a warm-up, and when such a run goes on, too."""
+    config, out = make_settings(bert, "training.steps=4"), tmp_path / "next"
+    expected = train(config, make_tables, tmp_path / "whole", init=earlier)
+    config = make_settings(bert, "training.steps=4", "warmup.steps=3", UNCACHED)
+    if start == "interrupted":
+        with pytest.raises(InterruptedRunError):
+            train(config, make_tables, out, init=earlier, display=interrupt("training", 3))
+        notes = resume(config, out)
+    else:
+        notes = Watch()
+        train(config, make_tables, out, init=earlier, display=notes)
+    assert [what for what, *_ in notes.starts] == ["training"]
+    assert clockless(RunFolder(out).read_summary()) == clockless(expected)
+
+
+def test_without_students_nobody_warms_up(tmp_path, bert):
+    settings = ["cohort.students=0", "phases.students.objectives.mutual.weight=0"]
+    found = train(make_settings(bert, *SHORT, *settings), make_tables, tmp_path / "run")
+    assert found["warmup"] is None
 
 
 # narrow students
@@ -801,10 +835,6 @@ def test_a_narrow_warm_up_has_its_own_chance_and_continues(tmp_path, bert):
         ([f"{OBJECTIVES}.representation_distillation.weight=0"], "nothing to learn"),
         ([f"{OBJECTIVES}.representation_distilation.weight=1"], "'representation_distillation'"),
         ([f"{OBJECTIVES}.representation_distillation.lvl=1"], "did you mean 'level'"),
-        (
-            ["cohort.students=0", "phases.students.objectives.mutual.weight=0"],
-            "warmup.steps is set, but there are no students: set warmup.steps=0",
-        ),
         (["warmup.steps=-1"], "warmup.steps' is -1, but must be at least 0"),
         (["warmup.schedule=linea"], "did you mean 'linear'"),
         (["cohort.student_width=16", "warmup.peft=bitfit"], "warmup.peft=full"),

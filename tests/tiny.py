@@ -121,6 +121,7 @@ def save_folder(config: Any, folder: Path) -> Path:
 SETTINGS = {
     "data": {"max_length": 16},
     "cohort": {"student_layers": 2},
+    "warmup": {"steps": 0},
     "training": {
         "steps": 6,
         "labeled_batch": 6,

@@ -137,7 +137,7 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
     check_class_weight(config)
     check_class_prior(config)
     phases, notices = [], []
-    if config.warmup.steps and not has_unlabeled:
+    if wants_warmup(config) and not has_unlabeled:
         notices.append("no unlabelled text: no warm-up")
     for name, phase in config.phases.items():
         learners = tuple(
@@ -175,17 +175,20 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
     return Plan(tuple(phases), tuple(notices))
 
 
+def wants_warmup(config: Config) -> bool:
+    """Return whether there is to be a warm-up, given unlabelled text."""
+    return config.warmup.steps > 0 and config.cohort.students > 0
+
+
 def warmup_objectives(config: Config) -> dict[str, Objective]:
-    """Return the objectives of the warm-up; none where there is no warm-up.
+    """Return the objectives of the warm-up; none where there is no warm-up, or no student.
 
     Raises:
         ConfigError: one of them reads more than unlabelled text and the teacher's
             representations, or none is left.
     """
-    if config.warmup.steps == 0:
+    if not wants_warmup(config):
         return {}
-    if config.cohort.students == 0:
-        raise ConfigError("warmup.steps is set, but there are no students: set warmup.steps=0")
     objectives = build_objectives(config.warmup.objectives, WARMUP)
     for name, objective in objectives.items():
         if objective.reads_logits or "labeled" in objective.streams:

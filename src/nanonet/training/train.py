@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanonet.core.config import Config, to_dict
-from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
+from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
@@ -25,7 +25,13 @@ from nanonet.training.device import Hardware, attention_of, own_chance_and_threa
 from nanonet.training.display import Display, LoggingDisplay, SilentDisplay, run_shown
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.outcome import Outcome, conclude
-from nanonet.training.plan import WARMUP, make_plan, with_enough_rows, with_enough_steps
+from nanonet.training.plan import (
+    WARMUP,
+    make_plan,
+    wants_warmup,
+    with_enough_rows,
+    with_enough_steps,
+)
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.priors import describe_priors
 from nanonet.training.processes import Processes, join_processes
@@ -81,7 +87,7 @@ def train(
     run = RunFolder(out)
     processes = join_processes(config.training.device)
     shown = display if display and processes.main else SilentDisplay()
-    _check_init(config, init, out)
+    _check_init(init, out)
     if is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
@@ -99,7 +105,8 @@ def train(
     if resuming:
         check_resumable(run, config, inputs, init)
     parts = (config, backbone, hardware, texts.encoded, texts.labels, task)
-    warms_up = config.warmup.steps > 0 and "unlabeled" in texts.encoded
+    are_ready = init is not None or (resuming and "init" in run.read_config()[1])
+    warms_up = wants_warmup(config) and "unlabeled" in texts.encoded and not are_ready
     prepared = None
     if not warms_up:
         with clock.span("model"):
@@ -181,11 +188,9 @@ def _profiled(run: RunFolder, clock: Profile, log: Display) -> Iterator[None]:
     write()
 
 
-def _check_init(config: Config, init: Path | None, out: Path) -> None:
+def _check_init(init: Path | None, out: Path) -> None:
     if init is not None and init.resolve() == out.resolve():
         raise RunError(f"run {out} cannot start from itself: choose another --out")
-    if init is not None and config.warmup.steps:
-        raise ConfigError("--init starts from students that are ready: set warmup.steps=0")
 
 
 def _checked_backbone(config: Config, hardware: Hardware) -> Backbone:

@@ -41,6 +41,7 @@ from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile
 from nanonet.training.run_folder import RunFolder
 
+MOST_KEPT = 8  # entries of the cache: those used last; each is as large as what was trained
 WARMUP_PADDING = 0.5  # padding per real token in a chunk at most
 VERSION = 1  # of what a cache entry holds: raise it when the computation changes
 
@@ -110,6 +111,7 @@ def warm_up(
     if cache is not None and cache.is_file():
         try:
             run.write_warmup(read_tensors(cache), 0.0, cached=True)
+            cache.touch()
             display.say(f"warm-up: taken from {cache}")
         except ValueError:
             display.warn(f"{cache} is damaged: warming up again")
@@ -131,6 +133,9 @@ def _keep(run: RunFolder, found: Warmup, cache: Path | None, display: Display) -
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(cache, run.warmup_result.read_bytes())
+            entries = sorted(cache.parent.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
+            for old in entries[:-MOST_KEPT]:
+                old.unlink(missing_ok=True)
         except OSError as error:
             display.warn(f"warm-up not kept for other runs: {cache}: {error.strerror or error}")
 
