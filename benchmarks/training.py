@@ -400,7 +400,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="the limit's")
     parser.add_argument("--rounds", type=int, default=5, help="of the part step")
     parser.add_argument("--unlabeled", type=int, default=1000, help="rows, but for the part fit")
-    parser.add_argument("--fit", nargs="*", default=[], metavar="KEY=VALUE", help="its settings")
+    parser.add_argument(
+        "--fit",
+        nargs="*",
+        default=["warmup.steps=0"],  # SetFit's accuracy is reached without
+        metavar="KEY=VALUE",
+        help="its settings",
+    )
     parser.add_argument("--fit-unlabeled", type=int, default=20_000, help="its unlabelled rows")
     parser.add_argument(
         "--setfit-steps", type=int, default=200, help="fewer: its wall is estimated"

@@ -78,7 +78,7 @@ def test_every_variant_can_be_planned(recipe, depth, layers):
 
 
 def test_warm_up_and_views_are_tried_where_there_is_unlabelled_text():
-    found = names("nanonet")
+    found = names("nanonet", "warmup.steps=0")
     assert {*(f"warmup-{kind}" for kind in WARMUP_PEFT), "span-cutoff", "shuffle"} <= set(found)
     own, other = WARMUP_PEFT
     on = ["warmup.steps=50", f"warmup.peft={own}"]

@@ -35,6 +35,7 @@ SUITE = """
 backbone.name = "{backbone}"
 data.max_length = 32
 cohort.student_layers = 2
+warmup.steps = 0
 training = {{ steps = 2, labeled_batch = 4, unlabeled_batch = 4, precision = "fp32" }}
 
 [datasets.things]

@@ -323,6 +323,7 @@ def test_its_report(run, files, tmp_path):
 def test_the_estimator(tiny_bert_folder, files):
     texts, labels = make_labelled(150, seed=5)
     small = {"data.max_length": 32, "cohort.student_layers": 2, "training.threads": 1}
+    small["warmup.steps"] = 0
     model = NanoNetMultilabelClassifier(backbone=str(tiny_bert_folder), steps=60, settings=small)
     model.fit(texts[:90], labels[:90], unlabeled=texts[90:120])
     assert list(model.classes_) == NAMES
