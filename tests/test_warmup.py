@@ -821,6 +821,25 @@ def test_a_narrow_warm_up_has_its_own_chance_and_continues(tmp_path, bert):
     assert again["weights_sha256"] != expected["weights_sha256"]
 
 
+# the time limit
+
+
+def test_the_time_limit_cuts_a_warm_up_short(tmp_path, bert, cache):
+    """It takes a third at most; what it has made of students serves this run alone."""
+    config = make_settings(bert, "warmup.steps=50", "training.steps=4", "training.max_minutes=1e-9")
+    out, notes = tmp_path / "run", Watch()
+    summary = train(config, make_tables, out, display=notes)
+    assert "warm-up stopped after step 1 of 50" in notes.warned[0]
+    assert "time limit reached after step 1 of 4" in notes.warned[-1]
+    assert (out / "warmup.safetensors").is_file()
+    assert not cache.exists()
+    assert summary["warmup"]["seconds"] > 0
+    more = make_settings(bert, "warmup.steps=50", "training.steps=4")
+    again = resume(more, out)
+    assert [what for what, *_ in again.starts] == ["training"]  # no second warm-up
+    assert RunFolder(out).read_summary()["finished"]
+
+
 # what is refused
 
 

@@ -42,6 +42,7 @@ from nanonet.training.profile import OFF, Profile
 from nanonet.training.run_folder import RunFolder
 
 MOST_KEPT = 8  # entries of the cache: those used last; each is as large as what was trained
+TIME_SHARE = 1 / 3  # of the run's time limit, at most
 WARMUP_PADDING = 0.5  # padding per real token in a chunk at most
 VERSION = 1  # of what a cache entry holds: raise it when the computation changes
 
@@ -53,10 +54,12 @@ class Warmup:
     Attributes:
         tensors: by ``<learner>.<parameter>``.
         seconds: that it took in this session; 0 from the cache.
+        is_whole: whether all its steps were done.
     """
 
     tensors: dict[str, Tensor]
     seconds: float
+    is_whole: bool = True
 
 
 def warmup_plan(config: Config) -> Plan:
@@ -129,7 +132,7 @@ def _keep(run: RunFolder, found: Warmup, cache: Path | None, display: Display) -
     """Write what a warm-up has found, for this run and for others."""
     run.write_warmup(found.tensors, found.seconds, cached=False)
     shutil.rmtree(run.warmup.path, ignore_errors=True)  # its checkpoints have served
-    if cache is not None:
+    if cache is not None and found.is_whole:
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(cache, run.warmup_result.read_bytes())
@@ -170,12 +173,17 @@ def _train(
         run.warmup.cut_metrics(position.step)
     recorder = _Recorder(run.warmup, engine, display)
     position, stopped = run_shown(engine, position, recorder, display, "warm-up")
-    if stopped:
+    if stopped == "time limit":
+        display.warn(
+            f"warm-up stopped after step {position.step} of {own.training.steps}, to leave most of"
+            " the time limit to what follows"
+        )
+    elif stopped:
         raise InterruptedRunError(
             f"stopped in the warm-up after step {position.step} of {own.training.steps}; continue"
             f" with --resume (run {run.path})"
         )
-    return Warmup(_outcome(cohort), position.seconds)
+    return Warmup(_outcome(cohort), position.seconds, position.step == own.training.steps)
 
 
 def _own_config(config: Config) -> Config:
@@ -185,7 +193,7 @@ def _own_config(config: Config) -> Config:
         config.training,
         steps=settings.steps,
         unlabeled_batch=settings.unlabeled_batch,
-        max_minutes=0.0,
+        max_minutes=TIME_SHARE * config.training.max_minutes,
         # Every chunk adds to the gradients of all weights, which costs more than padding.
         max_padding=max(config.training.max_padding, WARMUP_PADDING),
     )
