@@ -1,10 +1,12 @@
 """One step and the loop, on cohorts in memory."""
 
+import ctypes
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +24,12 @@ from nanonet.objectives.mutual import Mutual
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import Position
-from nanonet.training.device import Hardware, choose_hardware, shrink_frozen
+from nanonet.training.device import (
+    Hardware,
+    choose_hardware,
+    release_memory,
+    shrink_frozen,
+)
 from nanonet.training.display import (
     ConsoleDisplay,
     LoggingDisplay,
@@ -725,3 +732,10 @@ def test_losses_in_bf16_are_close_to_those_in_32_bits(model):
     for name, value in exact.items():
         assert rounded[name] == pytest.approx(value, rel=0.05, abs=0.02)
     assert {t.dtype for t in engine.cohort.own_tensors().values()} == {torch.float32}
+
+
+def test_memory_is_given_back_where_the_library_can(monkeypatch):
+    release_memory()  # here
+    for error in (OSError, AttributeError, TypeError):  # elsewhere: no library, no such function
+        monkeypatch.setattr(ctypes, "CDLL", mock.Mock(side_effect=error))
+        release_memory()

@@ -4,8 +4,9 @@ A choice by timing would differ from run to run and break reproducibility. The r
 rules are measurements, see ``docs/experiments.md``.
 """
 
+import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,3 +135,13 @@ def shrink_frozen(model: nn.Module) -> None:
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.ndim >= 2:
             parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, where the C library would keep it (glibc).
+
+    Chunks of texts differ in size, so that what one has freed seldom fits the next one: over some
+    hundred steps glibc came to hold several times what is in use.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library: no such function
+        ctypes.CDLL(None).malloc_trim(0)

@@ -24,7 +24,7 @@ from nanonet.objectives.base import SoftTargets, Stream
 from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
-from nanonet.training.device import Hardware
+from nanonet.training.device import Hardware, release_memory
 from nanonet.training.evaluation import autocast
 from nanonet.training.guard import Guard
 from nanonet.training.optim import (
@@ -222,6 +222,7 @@ class Engine:
             observer.on_step(position.step)
             stop.check_clock(position.seconds, training.max_minutes)
             stopping = self.processes.agree(stop.reason)
+            release_memory()
             last = position.step == training.steps
             # A stop completes no log row: the sums travel on, so that a resumed run logs the same.
             if last or position.step % training.log_every == 0:
