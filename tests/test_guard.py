@@ -57,8 +57,8 @@ def three_classes(monkeypatch):
     [
         (WELL, WELL, None),
         (COLLAPSED, WELL, "gives texts about 1.0 classes, where the labels alone give 3.0"),
-        (replace(WELL, classes=1.9), WELL, "gives texts about 1.9 classes"),
-        (replace(WELL, classes=2.1), WELL, None),
+        (replace(WELL, classes=1.45), WELL, "gives texts about 1.4 classes"),
+        (replace(WELL, classes=1.55), WELL, None),
         (replace(WELL, remembered=0.7), WELL, "is right on 70% of labelled texts after 100%"),
         (replace(WELL, remembered=0.8), WELL, None),
         (replace(WELL, remembered=0.5), replace(WELL, remembered=0.6), None),
@@ -206,6 +206,12 @@ def test_nobody_looks_before_there_is_a_reference():
     engine = watched()
     assert engine.guard.look(1, engine.cohort) == []
     assert engine.guard.health == {}
+
+
+def test_nobody_looks_where_nothing_can_be_asked():
+    engine = watched()
+    engine.guard.refer(engine.cohort["teacher"], np.empty(0, dtype=np.int64))
+    assert engine.guard.look(1, engine.cohort) == []
 
 
 @pytest.mark.parametrize(

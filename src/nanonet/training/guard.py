@@ -29,7 +29,9 @@ from nanonet.training.propagation import classifier
 
 ROWS = 128  # unlabelled rows, and labelled ones, that are asked at most
 # What is no longer sound. Measured in docs/experiments.md.
-LEAST_CLASSES = 0.5  # of the further classes that the reference gives: fewer are a collapse
+# Of the further classes that the reference gives: fewer are a collapse. That one does not know how
+# common classes are, and may give half of the texts a class that 5% have.
+LEAST_CLASSES = 0.25
 MOST_FORGOTTEN = 0.25  # fall of the accuracy on labelled texts, from its best
 FEWEST_FORGOTTEN = 4  # labelled texts that such a fall must be at least
 MOST_DRIFT = 0.3  # fall of the agreement with the reference where that is sure, from its best
@@ -116,8 +118,10 @@ class Guard:
 
         Args:
             learner: in whose space, as it now is.
-            within_reach: places of the pool's rows that may be asked.
+            within_reach: places of the pool's rows that may be asked; with none, nobody looks.
         """
+        if not len(within_reach):
+            return
         drawn = within_reach[random_rows(len(within_reach), ROWS, self.seed)]
         self._places, self._rows = drawn, [self.pool[i] for i in drawn]
         known, asked = (
