@@ -23,6 +23,7 @@ from nanonet.core.config import make_config, merge, parse_set
 from nanonet.core.files import write_json
 from nanonet.data.readers import Columns, TextTable, read_table, table_from_lists
 from nanonet.training.inputs import TrainingTables
+from nanonet.training.plan import with_enough_steps
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
 
@@ -35,6 +36,7 @@ def measure(
     """Return the accuracy of every learner at each look, and which student was chosen."""
     own = {"seed": seed, "training": {"threads": 1}}
     config = make_config("nanonet", merge(own, parse_set(settings)))
+    config = with_enough_steps(config, len(labeled.texts), len(set(labeled.labels or [])))
     every = {"training": {"checkpoint_every": max(1, config.training.steps // LOOKS)}}
     config = make_config("nanonet", merge(merge(own, parse_set(settings)), every))
     tables = TrainingTables(labeled, unlabeled, None)
@@ -55,8 +57,7 @@ def measure(
         "best_student": max(last[name] for name in students),
         "best_in_hindsight": max(scores[name] for scores in looks.values() for name in students),
         "looks": looks,
-        "alarms": summary["guard"]["alarms"],
-        "health": summary["guard"]["health"],
+        "guard": summary["guard"],
         "seconds": summary["seconds"],
         "hardware": environment["hardware"] | {"processor": environment["processor"]},
         "versions": environment["versions"],

@@ -374,7 +374,8 @@ def entry(kept_by_another, cache) -> Path:
 def test_another_run_reuses_it(tmp_path, bert, cache, entry, settings, tables):
     before = contents(cache)
     found, notes = warm(bert, tmp_path / "run", "warmup.steps=3", *settings, tables=tables)
-    assert found == {"seconds": 0.0, "cached": True, "weights_sha256": sha256_of(entry)}
+    expected = {"steps": 3, "seconds": 0.0, "cached": True, "weights_sha256": sha256_of(entry)}
+    assert found == expected
     assert [what for what, *_ in notes.starts] == ["training"]
     assert f"warm-up: taken from {entry}" in notes.said
     assert (tmp_path / "run" / "warmup.safetensors").read_bytes() == entry.read_bytes()
@@ -834,6 +835,7 @@ def test_the_time_limit_cuts_a_warm_up_short(tmp_path, bert, cache):
     assert (out / "warmup.safetensors").is_file()
     assert not cache.exists()
     assert summary["warmup"]["seconds"] > 0
+    assert summary["warmup"]["steps"] == 1
     more = make_settings(bert, "warmup.steps=50", "training.steps=4")
     again = resume(more, out)
     assert [what for what, *_ in again.starts] == ["training"]  # no second warm-up

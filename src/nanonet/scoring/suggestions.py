@@ -82,8 +82,8 @@ def suggest_by(predictor: "Predictor", table: TextTable, count: int, seed: int =
 def suggest_by_run(path: Path, table: TextTable, count: int, seed: int = 0) -> Suggestions:
     """Return texts of a table that the cohort of a run is in doubt about, each unlike the others.
 
-    Doubt is in the mean of all learners' probabilities, so that it counts where they disagree;
-    likeness is the cosine of the shipped learner's vectors.
+    Doubt is in the mean of all sound learners' probabilities, so that it counts where they
+    disagree; likeness is the cosine of the shipped learner's vectors.
 
     Args:
         path: the run folder.
@@ -104,12 +104,14 @@ def suggest_by_run(path: Path, table: TextTable, count: int, seed: int = 0) -> S
     from nanonet.training.run_folder import RunFolder
 
     run = RunFolder(path)
-    selected = str(run.read_summary()["selected"])
+    summary = run.read_summary()
+    selected, astray = str(summary["selected"]), (summary.get("guard") or {}).get("astray", [])
     candidates = _Candidates(table, count, run.read_seen("labeled"))
     config, _ = run.read_config()
     cohort, hardware = load_cohort(run), Hardware("cpu", "fp32", "eager", usable_cores())
     ids = TextTokenizer(run.read_tokenizer(), config.data.max_length).encode(candidates.texts).ids
-    said = [predict_logits(cohort[name], ids, hardware).astype(np.float64) for name in cohort]
+    asked = [name for name in cohort if name not in astray]
+    said = [predict_logits(cohort[name], ids, hardware).astype(np.float64) for name in asked]
     vectors = embed(cohort[selected], ids, hardware)
     mean = np.mean([softmax(logits) for logits in said], axis=0)
     return candidates.choose(mean, vectors, run.read_labels(), seed)

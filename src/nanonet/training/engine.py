@@ -204,6 +204,7 @@ class Engine:
                 with self.profile.span("guard"):
                     learnt, aside = self.within_reach()
                     self.guard.refer(self._source(), aside if self.rows.aside else learnt)
+                    self.guard.look(step, self.cohort)  # who is sound can be put back to this
             with self.profile.span("data"):
                 batch = self._draw(step)
             self.profile.count(len(batch.labeled) + len(batch.unlabeled), batch.tokens)
@@ -214,8 +215,7 @@ class Engine:
             for phase in self.plan.phases:
                 losses |= self._run_phase(phase, batch, step, targets)
             _check_finite(losses, step + 1)
-            with self.profile.span("guard"):
-                self._look_after(step + 1)
+            self._look_after(step + 1)
 
             seconds = position.seconds + window.lap(batch.tokens)
             position = position.after(losses, seconds)
@@ -292,7 +292,9 @@ class Engine:
         """Let the guard look, if it is time to; who was put back starts with new moments."""
         if self.guard is None or not self.guard.is_due(step, self.config.training.steps):
             return
-        for alarm in self.guard.look(step, self.cohort):
+        with self.profile.span("guard"):
+            alarms = self.guard.look(step, self.cohort)
+        for alarm in alarms:
             own = self.cohort[alarm.learner].own_parameters().values()
             for optimizer in self.optimizers.values():
                 for parameter in own:

@@ -28,10 +28,12 @@ from nanonet.training.processes import ALONE, Processes
 from nanonet.training.propagation import classifier
 
 ROWS = 128  # unlabelled rows, and labelled ones, that are asked at most
-# What is no longer sound. Measured in docs/experiments.md.
-# Of the further classes that the reference gives: fewer are a collapse. That one does not know how
-# common classes are, and may give half of the texts a class that 5% have.
-LEAST_CLASSES = 0.25
+FEWEST_ROWS = 24  # unlabelled ones: fewer tell nothing
+# What is no longer sound. Figures in docs/experiments.md.
+LEAST_CLASSES = 0.5  # of the further classes that the reference gives: fewer are a collapse
+# The same of a learner that knows its labelled texts. The reference does not know how common the
+# classes are, and may give half of the texts a class that few have: such a learner may be right.
+LEAST_OF_KNOWING, KNOWING = 0.05, 0.75
 MOST_FORGOTTEN = 0.25  # fall of the accuracy on labelled texts, from its best
 FEWEST_FORGOTTEN = 4  # labelled texts that such a fall must be at least
 MOST_DRIFT = 0.3  # fall of the agreement with the reference where that is sure, from its best
@@ -118,9 +120,9 @@ class Guard:
 
         Args:
             learner: in whose space, as it now is.
-            within_reach: places of the pool's rows that may be asked; with none, nobody looks.
+            within_reach: places of the pool's rows that may be asked; with few, nobody looks.
         """
-        if not len(within_reach):
+        if len(within_reach) < FEWEST_ROWS:
             return
         drawn = within_reach[random_rows(len(within_reach), ROWS, self.seed)]
         self._places, self._rows = drawn, [self.pool[i] for i in drawn]
@@ -135,33 +137,45 @@ class Guard:
         count = sum(alarm.learner == learner for alarm in self.alarms)
         return 0.0 if count >= MOST_ALARMS else SLOWER**count
 
-    def unsound(self) -> list[str]:
-        """Return the learners that were never seen sound, once they have been looked at."""
-        return [name for name in self.health if name not in self._sound]
+    def astray(self, cohort: Cohort) -> list[str]:
+        """Return the learners that are not sound as they now are; change nothing."""
+        return [] if self._reference is None else list(self._judge(cohort)[1])
 
     def look(self, step: int, cohort: Cohort) -> list[Alarm]:
         """Look at all learners; put those that are astray back, and return the alarms."""
         if self._reference is None:
             return []
-        healths = self._examine(cohort)
-        most_alone = min(healths, key=lambda name: healths[name].agreed)
+        healths, reasons = self._judge(cohort)
         found = []
         for name, health in healths.items():
-            best = self._best.get(name, health)
-            reason = self._what_is_wrong(health, best, name == most_alone)
+            if self.trust(name) == 0.0:
+                continue  # it stays what it is
             own = {n: t for n, t in cohort.own_tensors().items() if n.startswith(f"{name}.")}
-            if reason is None:
+            if name not in reasons:
                 self._sound[name] = step, {n: t.clone() for n, t in own.items()}
-                self._best[name] = _highest(health, best)
+                self._best[name] = _highest(health, self._best.get(name, health))
             elif name in self._sound:
                 back_to, tensors = self._sound[name]
                 for full, tensor in own.items():
                     tensor.copy_(tensors[full])
-                found.append(Alarm(step, name, reason, back_to))
+                found.append(Alarm(step, name, reasons[name], back_to))
                 continue  # its health is what it was then
-            self.health[name] = health  # not sound: it may have yet to learn, see `unsound`
+            self.health[name] = health  # it may be not sound yet, but have yet to learn
         self.alarms += found
         return found
+
+    def _judge(self, cohort: Cohort) -> tuple[dict[str, Health], dict[str, str]]:
+        """Return how every learner does, and what is wrong with those that are not sound."""
+        healths = self._examine(cohort)
+        lowest = min(health.agreed for health in healths.values())
+        alone = [name for name, health in healths.items() if health.agreed == lowest]
+        # Of two learners that no longer agree nobody can tell which one is wrong.
+        most_alone = alone[0] if len(alone) == 1 and len(healths) > 2 else None
+        reasons = {
+            name: self._what_is_wrong(health, self._best.get(name, health), name == most_alone)
+            for name, health in healths.items()
+        }
+        return healths, {name: reason for name, reason in reasons.items() if reason is not None}
 
     def _examine(self, cohort: Cohort) -> dict[str, Health]:
         """Return how every learner does."""
@@ -190,7 +204,8 @@ class Guard:
     def _what_is_wrong(self, health: Health, best: Health, most_alone: bool) -> str | None:
         assert self._reference is not None
         expected = _effective(self._reference.argmax(1), self._reference.shape[1])
-        if health.classes - 1 < LEAST_CLASSES * (expected - 1):
+        least = LEAST_OF_KNOWING if health.remembered >= KNOWING else LEAST_CLASSES
+        if health.classes - 1 < least * (expected - 1):
             return (
                 f"gives texts about {health.classes:.1f} classes, where the labels alone give"
                 f" {expected:.1f}"
@@ -222,7 +237,6 @@ class Guard:
         return {
             "alarms": [asdict(alarm) for alarm in self.alarms],
             "health": {name: asdict(value) for name, value in self.health.items()},
-            "unsound": self.unsound(),
         }
 
     def state(self) -> dict[str, Any]:

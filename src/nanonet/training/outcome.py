@@ -1,7 +1,7 @@
 """What is made of a trained cohort: which student to ship, and how sure it may be."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,17 +41,31 @@ class Outcome:
     calibration: Calibration | None
     priors: Priors | None
     thresholds: Thresholds | None = None
+    astray: tuple[str, ...] = ()  # learners that are not sound: they have no say
 
 
 def conclude(prepared: Prepared, config: Config, labels: LabelSet) -> Outcome:
     """Return what is made of a trained cohort."""
-    answers = ask(prepared, config.seed)
+    astray = find_astray(prepared)
+    answers = ask(prepared, config.seed, astray)
     selection = select(prepared, answers)
     calibration = calibrate(prepared, answers, selection.selected)
     temperature = 1.0 if calibration is None else calibration.temperature
     priors = find_priors(prepared, config, labels, answers, selection.selected, temperature)
     thresholds = find_thresholds(prepared, answers, selection.selected, temperature)
-    return Outcome(selection, calibration, priors, thresholds)
+    return Outcome(selection, calibration, priors, thresholds, astray)
+
+
+def find_astray(prepared: Prepared) -> tuple[str, ...]:
+    """Return the learners that the guard finds not sound; none where that leaves nobody to ship.
+
+    With validation rows nobody: their labels know better.
+    """
+    guard = prepared.engine.guard
+    if guard is None or "validation" in prepared.tables:
+        return ()
+    astray = guard.astray(prepared.cohort)
+    return tuple(astray) if len(astray) < len(prepared.cohort.learners) else ()
 
 
 @dataclass(frozen=True)
@@ -71,18 +85,20 @@ class Answers:
     examples: int
 
 
-def ask(prepared: Prepared, seed: int) -> Answers:
+def ask(prepared: Prepared, seed: int, astray: Sequence[str] = ()) -> Answers:
     """Return what the cohort says of the validation rows or, without them, of a sample.
+
+    Those who are ``astray`` are not asked.
 
     The sample is of the unlabelled texts, of those that are kept aside where there are some, or of
     the training texts where there are none.
     """
     if "validation" in prepared.tables:
         table = prepared.tables["validation"]
-        logits = logits_by_learner(prepared, table.encoded.ids)
+        logits = logits_by_learner(prepared, table.encoded.ids, astray)
         return Answers(logits, table.truth, f"{table.examples} validation rows", table.examples)
     sample, what = sample_rows(prepared, seed)
-    return Answers(logits_by_learner(prepared, sample), None, what, len(sample))
+    return Answers(logits_by_learner(prepared, sample, astray), None, what, len(sample))
 
 
 def sample_rows(prepared: Prepared, seed: int) -> tuple[Sequence[Row], str]:
@@ -100,31 +116,27 @@ def sample_rows(prepared: Prepared, seed: int) -> tuple[Sequence[Row], str]:
     return sample, f"{len(sample)} {kind} {what}{' kept aside' if prepared.aside else ''}"
 
 
-def logits_by_learner(prepared: Prepared, rows: Sequence[Row]) -> dict[str, Logits]:
+def logits_by_learner(
+    prepared: Prepared, rows: Sequence[Row], but: Sequence[str] = ()
+) -> dict[str, Logits]:
     """Return every learner's logits (U, C) of the units of n rows; processes share the work."""
     cohort, processes = prepared.cohort, prepared.engine.processes
     return {
         name: predict_logits(cohort[name], rows, prepared.hardware, processes=processes)
         for name in cohort
+        if name not in but
     }
 
 
 def select(prepared: Prepared, answers: Answers) -> Selection:
-    """Choose the learner to ship; see `selection`.
+    """Choose the learner to ship, of those that were asked; see `selection`.
 
-    Those that the guard never saw sound have no say and do not ship; where no student is sound, a
-    sound teacher ships.
+    The teacher, where no student was.
     """
-    guard = prepared.engine.guard
-    unsound = set() if guard is None else set(guard.unsound())
-    students = [name for name in prepared.cohort.students if name not in unsound]
-    if not students and prepared.cohort.students:
-        if prepared.cohort.has_teacher and TEACHER not in unsound:
-            return Selection(TEACHER, "the only sound learner", 0, {})
-        students, unsound = prepared.cohort.students, set()
+    students = [name for name in prepared.cohort.students if name in answers.logits]
     if not students:
-        return Selection(TEACHER, "the only learner", 0, {})
-    answers = replace(answers, logits={n: z for n, z in answers.logits.items() if n not in unsound})
+        alone = "the only sound learner" if prepared.cohort.students else "the only learner"
+        return Selection(TEACHER, alone, 0, {})
     if answers.truth is not None:
         table = prepared.tables["validation"]
         scores = {name: prepared.task.score(table, answers.logits[name]) for name in students}
@@ -132,7 +144,8 @@ def select(prepared: Prepared, answers: Answers) -> Selection:
     if prepared.start.settled:
         return Selection(students[0], "all students are the same", 0, {})
     if len(students) == 1:
-        return Selection(students[0], "the only student", 0, {})
+        sound = "" if len(prepared.cohort.students) == 1 else "sound "
+        return Selection(students[0], f"the only {sound}student", 0, {})
     return select_by_agreement(answers.logits, answers.rows)
 
 
@@ -154,7 +167,7 @@ def calibrate(prepared: Prepared, answers: Answers, selected: str) -> Calibratio
         return None
     peers = [z.argmax(-1) for name, z in answers.logits.items() if name != selected]
     if not peers or "unlabeled" not in prepared.tables:
-        return Calibration(1.0, "none: no unlabelled texts on which learners could disagree", 0)
+        return Calibration(1.0, "none: no learners that could disagree on unlabelled texts", 0)
     low, high = accuracy_bounds(logits.argmax(-1), peers, logits.shape[1])
     confidence = float(softmax(logits).max(-1).mean())
     wanted = float(np.clip(confidence, low, high))

@@ -20,7 +20,16 @@ from nanonet.core.files import new_file
 TRACED_STEPS = 3
 STEPS_BEFORE = 5  # of a loop: memory has been allocated and caches are warm by then
 STEP_PARTS = ("data", "teacher forward", "students forward", "losses", "backward", "optimizer")
-PARTS = ("reading", "model", *STEP_PARTS, "propagation", "evaluation", "checkpoint", "tracing")
+PARTS = (
+    "reading",
+    "model",
+    *STEP_PARTS,
+    "propagation",
+    "guard",
+    "evaluation",
+    "checkpoint",
+    "tracing",
+)
 OTHER = "other"
 _NOTHING = nullcontext()
 

@@ -55,7 +55,8 @@ PACKAGES = (
     "safetensors",
 )
 # Settings that may differ when a run is resumed: they change when it stops, or what it keeps in
-# memory, not what it computes; or, of steps and rows, where their number is from.
+# memory, not what it computes (but for a warm-up that a time limit has cut short, which stays so);
+# or, of steps and rows, where their number is from.
 FREE_ON_RESUME = (
     "training.max_minutes",
     "training.gradient_checkpointing",
@@ -137,14 +138,16 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.warmup_result} cannot be used: {error}") from None
 
-    def write_warmup(self, tensors: Mapping[str, Tensor], seconds: float, cached: bool) -> None:
+    def write_warmup(
+        self, tensors: Mapping[str, Tensor], steps: int, seconds: float, cached: bool
+    ) -> None:
         """Write what a warm-up has made of the students, and how long it took this run."""
-        facts = {"seconds": round(seconds, 3), "cached": cached}
+        facts = {"steps": steps, "seconds": round(seconds, 3), "cached": cached}
         write_json(self.path / "warmup.json", {**facts, "weights_sha256": weights_sha256(tensors)})
         write_tensors(self.warmup_result, tensors)
 
     def describe_warmup(self) -> dict[str, Any] | None:
-        """Return seconds, origin and SHA-256 of the warm-up; None where this run made none."""
+        """Return steps, seconds, origin and SHA-256 of a warm-up; None where this run made none."""
         path = self.path / "warmup.json"
         return self.read_json("warmup.json") if path.is_file() else None
 

@@ -301,7 +301,7 @@ def _finish(
     with prepared.engine.profile.span("evaluation"):
         outcome = conclude(prepared, config, labels)
         selection = outcome.selection
-    tensors = cohort.own_tensors()
+    tensors, guard = cohort.own_tensors(), prepared.engine.guard
     labeled = prepared.tables["labeled"]
     used = len(prepared.engine.rows.unlabeled)
     out_of_reach = used - len(prepared.engine.within_reach()[0])
@@ -327,7 +327,7 @@ def _finish(
         "unlabeled_used": used,
         "unlabeled_aside": len(prepared.aside),
         "unlabeled_out_of_reach": out_of_reach,
-        "guard": prepared.engine.guard.summary() if prepared.engine.guard else None,
+        "guard": guard and {**guard.summary(), "astray": list(outcome.astray)},
         "truncated": prepared.truncated,
         "token_lengths": token_lengths(pool),
         "seed": config.seed,
@@ -355,10 +355,10 @@ def _tell(
             f" {config.training.steps}; the model so far can be used; continue with --resume and a"
             " larger --max-minutes"
         )
-    if summary["guard"] is not None and (unsound := summary["guard"]["unsound"]):
+    if outcome.astray:
         display.warn(
-            f"{' and '.join(unsound)} never became sound: their answers to unlabelled texts are of"
-            " far fewer classes than the labels' own, and they ship only if nobody else can"
+            f"{' and '.join(outcome.astray)} ended astray: the answers to unlabelled texts are not"
+            " what labels and other learners give reason for; others ship"
         )
     selection = outcome.selection
     display.say(

@@ -7,8 +7,10 @@ runs (``NANONET_CACHE``, or ``nanonet`` in the user's cache folder).
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,13 +55,13 @@ class Warmup:
 
     Attributes:
         tensors: by ``<learner>.<parameter>``.
-        seconds: that it took in this session; 0 from the cache.
-        is_whole: whether all its steps were done.
+        seconds: that it took; 0 from the cache.
+        steps: that were done.
     """
 
     tensors: dict[str, Tensor]
     seconds: float
-    is_whole: bool = True
+    steps: int = 0
 
 
 def warmup_plan(config: Config) -> Plan:
@@ -106,41 +108,63 @@ def warm_up(
     Raises:
         InterruptedRunError: stopped by Ctrl-C after saving a checkpoint.
     """
-    if (done := run.read_warmup()) is not None:
-        return Warmup(done, 0.0)
+    done = run.read_warmup()
+    processes.wait()  # all have seen whether it was there, before one of them writes it
+    if done is not None:
+        facts = run.describe_warmup() or {"seconds": 0.0}
+        return Warmup(done, facts["seconds"])
     cache: Path | None = None
     if config.warmup.cache and processes.main:
         cache = _cache_file(config, hardware, fingerprint, processes.count)
-    if cache is not None and cache.is_file():
-        try:
-            run.write_warmup(read_tensors(cache), 0.0, cached=True)
-            cache.touch()
-            display.say(f"warm-up: taken from {cache}")
-        except ValueError:
-            display.warn(f"{cache} is damaged: warming up again")
+    if cache is not None and (kept := _read_cache(cache, display)) is not None:
+        run.write_warmup(kept, config.warmup.steps, 0.0, cached=True)
+        display.say(f"warm-up: taken from {cache}")
     processes.wait()
     if (done := run.read_warmup()) is not None:
         return Warmup(done, 0.0)
     found = _train(config, run, hardware, unlabeled, display, profile, processes)
     if processes.main:
-        _keep(run, found, cache, display)
+        _keep(run, found, config.warmup.steps, cache, display)
     processes.wait()
     return found
 
 
-def _keep(run: RunFolder, found: Warmup, cache: Path | None, display: Display) -> None:
-    """Write what a warm-up has found, for this run and for others."""
-    run.write_warmup(found.tensors, found.seconds, cached=False)
+def _read_cache(cache: Path, display: Display) -> dict[str, Tensor] | None:
+    """Return an entry, and make it the one used last; None where there is none to use."""
+    try:
+        found = read_tensors(cache)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        display.warn(f"{cache} is damaged: warming up again")
+        return None
+    except OSError as error:
+        display.warn(f"{cache} cannot be read: {error.strerror or error}; warming up again")
+        return None
+    with suppress(OSError):  # another's, or another run has just made room
+        os.utime(cache)
+    return found
+
+
+def _prune(folder: Path) -> None:
+    """Delete all but the entries used last."""
+    with suppress(OSError):  # another run does so too
+        entries = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        for old in entries[:-MOST_KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def _keep(run: RunFolder, found: Warmup, steps: int, cache: Path | None, display: Display) -> None:
+    """Write what a warm-up has found, for this run and, after all its steps, for others."""
+    run.write_warmup(found.tensors, found.steps, found.seconds, cached=False)
     shutil.rmtree(run.warmup.path, ignore_errors=True)  # its checkpoints have served
-    if cache is not None and found.is_whole:
+    if cache is not None and found.steps == steps:
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(cache, run.warmup_result.read_bytes())
-            entries = sorted(cache.parent.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
-            for old in entries[:-MOST_KEPT]:
-                old.unlink(missing_ok=True)
         except OSError as error:
             display.warn(f"warm-up not kept for other runs: {cache}: {error.strerror or error}")
+        _prune(cache.parent)
 
 
 def _train(
@@ -173,17 +197,17 @@ def _train(
         run.warmup.cut_metrics(position.step)
     recorder = _Recorder(run.warmup, engine, display)
     position, stopped = run_shown(engine, position, recorder, display, "warm-up")
-    if stopped == "time limit":
+    if stopped == "time limit" and position.step < own.training.steps:
         display.warn(
             f"warm-up stopped after step {position.step} of {own.training.steps}, to leave most of"
             " the time limit to what follows"
         )
-    elif stopped:
+    elif stopped == "interrupted":
         raise InterruptedRunError(
             f"stopped in the warm-up after step {position.step} of {own.training.steps}; continue"
             f" with --resume (run {run.path})"
         )
-    return Warmup(_outcome(cohort), position.seconds, position.step == own.training.steps)
+    return Warmup(_outcome(cohort), position.seconds, position.step)
 
 
 def _own_config(config: Config) -> Config:
