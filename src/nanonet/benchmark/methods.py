@@ -175,6 +175,7 @@ class NanoNet(Method):
             "texts_per_second": texts_per_second(predictor, test.texts),
             "layer_maps": summary["layer_maps"],
             "warmup": summary["warmup"],
+            "guard": summary["guard"],
             "rows": summary["rows"],
             "warnings": scores.warnings,
             "hardware": environment["hardware"] | {"processor": environment["processor"]},
