@@ -267,10 +267,6 @@ def test_smaller_cohorts(tmp_path, bert, settings, learners, criterion):
         ),
         (["warmup.steps=5", "warmup.objectives.mutual.weight=1"], "objectives.mutual cannot be"),
         (["warmup.steps=5", "warmup.objectives.mutul.weight=1"], "did you mean 'mutual'"),
-        (
-            ["warmup.steps=5", "cohort.students=0"],
-            "warmup.steps is set, but there are no students: set warmup.steps=0",
-        ),
         (["warmup.peft=ful"], "did you mean 'full'"),
         (
             [
@@ -529,8 +525,19 @@ def test_many_classes_or_labels_take_more_steps(labels, classes, batch, steps):
 def test_short_texts_take_more_rows(tokens, steps, rows):
     config = make_config("nanonet", {"training": {"steps": steps}})
     assert with_enough_rows(config, tokens).training.unlabeled_batch == rows
-    fixed = make_config("nanonet", {"training": {"unlabeled_batch": 32}})
+    fixed = make_config(
+        "nanonet", {"training": {"unlabeled_batch": 32}, "warmup": {"unlabeled_batch": 64}}
+    )
     assert with_enough_rows(fixed, tokens) == fixed
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "rows"),
+    [(50.0, 100, 64), (202.0, 100, 64), (20.0, 100, 160), (10.0, 100, 256), (10.0, 300, 107)],
+)
+def test_short_texts_take_more_rows_in_the_warm_up_too(tokens, steps, rows):
+    config = make_config("nanonet", {"warmup": {"steps": steps}})
+    assert with_enough_rows(config, tokens).warmup.unlabeled_batch == rows
 
 
 def test_a_run_takes_the_rows_its_texts_allow_and_says_so(tmp_path, tiny_bert_folder):

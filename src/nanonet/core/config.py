@@ -91,6 +91,7 @@ class WarmupConfig:
     seed: int = setting(0, 0)  # its own, so that runs of several seeds can share one warm-up
     peft: str = "layers"  # what of each student it trains: a PEFT method
     unlabeled_batch: int = setting(64, 1)  # rows per step at most
+    more_rows: bool = False  # take more where texts are short, see plan.with_enough_rows
     learning_rate: float = setting(5e-4, 0.0)
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
     warmup: float = setting(0.1, 0.0, 1.0)  # share of its steps in which the rate rises
@@ -393,6 +394,14 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise ConfigError(f"recipe {name} is not valid TOML: {error}") from None
 
 
+# What settings count, and what lets a run take more.
+MORE = (
+    ("training", "steps", "more_steps"),
+    ("training", "unlabeled_batch", "more_rows"),
+    ("warmup", "unlabeled_batch", "more_rows"),
+)
+
+
 def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
     """Return the configuration of a recipe with overrides laid on top.
 
@@ -404,11 +413,10 @@ def make_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
         raise ConfigError(f"key 'recipe' is {overrides['recipe']!r}, but recipe '{recipe}' is used")
     values = merge(tables, overrides)
     values["recipe"] = recipe
-    training = overrides.get("training")
-    if isinstance(training, Mapping):  # who says how many gets so many
-        for count, more in (("steps", "more_steps"), ("unlabeled_batch", "more_rows")):
-            if count in training and more not in training:
-                values["training"][more] = False
+    for section, count, more in MORE:  # who says how many gets so many
+        given = overrides.get(section)
+        if isinstance(given, Mapping) and count in given and more not in given:
+            values[section][more] = False
     known, phases = tables.get("phases", {}), overrides.get("phases", {})
     known = known if _is_table(known) else {}
     added = {n: p for n, p in phases.items() if n not in known} if _is_table(phases) else {}

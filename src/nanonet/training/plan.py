@@ -102,19 +102,26 @@ def with_enough_steps(config: Config, texts: int, classes: int) -> Config:
 def with_enough_rows(config: Config, tokens: float) -> Config:
     """Return the settings with the unlabelled rows per step that short texts allow.
 
-    Where the recipe leaves it open (``training.more_rows``), texts that are shorter than most take
-    no less time than these: students go on gaining from texts.
+    Where the recipe leaves it open (``more_rows`` of ``training`` and ``warmup``), texts that are
+    shorter than most take no less time than these: students go on gaining from texts.
 
     Args:
         config: with the steps that it takes, see `with_enough_steps`.
         tokens: of an unlabelled text, on average.
     """
-    training = config.training
-    if not training.more_rows:
-        return config
-    wanted = round(UNLABELED_TOKENS / (training.steps * max(tokens, 1.0)))
-    rows = min(max(wanted, training.unlabeled_batch), MOST_TIMES * training.unlabeled_batch)
-    return replace(config, training=replace(training, unlabeled_batch=rows))
+    training, warmup = config.training, config.warmup
+    if training.more_rows:
+        rows = _rows(training.steps, training.unlabeled_batch, tokens)
+        training = replace(training, unlabeled_batch=rows)
+    if warmup.more_rows and warmup.steps > 0:
+        rows = _rows(warmup.steps, warmup.unlabeled_batch, tokens)
+        warmup = replace(warmup, unlabeled_batch=rows)
+    return replace(config, training=training, warmup=warmup)
+
+
+def _rows(steps: int, least: int, tokens: float) -> int:
+    wanted = round(UNLABELED_TOKENS / (steps * max(tokens, 1.0)))
+    return min(max(wanted, least), MOST_TIMES * least)
 
 
 def make_plan(config: Config, has_unlabeled: bool) -> Plan:

@@ -143,13 +143,15 @@ def _settle(config: Config, texts: Texts, shown: Display) -> Config:
         )
     if "unlabeled" in texts.encoded:
         tokens = float(row_lengths(texts.encoded["unlabeled"].encoded.ids).mean())
-        before, settled = settled.training.unlabeled_batch, with_enough_rows(settled, tokens)
-        if settled.training.unlabeled_batch > before:
-            shown.say(
-                f"{settled.training.unlabeled_batch} unlabelled texts a step instead of {before},"
-                f" for {settled.training.steps} steps and texts of {tokens:.0f} tokens;"
-                " training.unlabeled_batch sets another number"
-            )
+        before, settled = settled, with_enough_rows(settled, tokens)
+        for section in ("warmup", "training"):
+            old, new = getattr(before, section), getattr(settled, section)
+            if new.unlabeled_batch > old.unlabeled_batch:
+                shown.say(
+                    f"{new.unlabeled_batch} unlabelled texts a step instead of"
+                    f" {old.unlabeled_batch}, for {new.steps} steps and texts of {tokens:.0f}"
+                    f" tokens; {section}.unlabeled_batch sets another number"
+                )
     return settled
 
 
