@@ -296,7 +296,8 @@ def test_one_seed_gives_one_result(train_arguments, run_folder, tmp_path):
 
 
 def test_quiet_shows_nothing_but_warnings(train_arguments, tmp_path):
-    outcome = succeed(*train_arguments, "--quiet", "--out", tmp_path / "run")
+    calm = ("--set", "guard.every=0")  # which warns of learners as random as these
+    outcome = succeed(*train_arguments, *calm, "--quiet", "--out", tmp_path / "run")
     assert outcome.out == ""
     assert outcome.err == ""
 

@@ -117,7 +117,8 @@ def test_a_profiled_run_gives_the_same_weights_and_says_where_its_time_went(
     report = json.loads((out / "profile.json").read_text())
     parts = parts_of(report)
     assert parts.keys() == {
-        *("reading", "model", *STEP_PARTS, "propagation", "evaluation", "checkpoint", "tracing"),
+        *("reading", "model", *STEP_PARTS, "propagation", "guard"),
+        *("evaluation", "checkpoint", "tracing"),
         "other",
     }
     assert all(row["seconds"] >= 0.0 for row in report["parts"])

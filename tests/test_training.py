@@ -327,14 +327,6 @@ def test_a_method_that_finds_nothing_to_train_is_refused(tmp_path, bert, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_warm_up_of_students_that_are_ready_is_refused(tmp_path, bert):
-    train(make_settings(bert, "training.steps=2"), make_tables, tmp_path / "first")
-    config = make_settings(bert, "warmup.steps=2")
-    with pytest.raises(ConfigError, match=r"--init .*: set warmup.steps=0"):
-        train(config, unread, tmp_path / "run", init=tmp_path / "first")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_teacher_without_anything_to_learn_is_refused_before_data_is_read(tmp_path, bert):
     nothing = "phases.teacher.objectives.supervised.weight=0"
     config = make_settings(bert, nothing, recipe=AT_ONCE)

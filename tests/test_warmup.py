@@ -403,7 +403,7 @@ def test_the_cache_keeps_what_was_used_last(tmp_path, bert, cache, entry, monkey
 
 
 def test_a_run_without_a_teacher_reuses_it(tmp_path, bert, entry):
-    alone = ["warmup.steps=3", "cohort.teacher=false"]
+    alone = ["warmup.steps=3", "warmup.more_rows=true", "cohort.teacher=false"]
     found, _ = warm(bert, tmp_path / "run", *alone, recipe="supervised")
     assert found == {"steps": 3, "seconds": 0.0, "cached": True, "weights_sha256": sha256_of(entry)}
 

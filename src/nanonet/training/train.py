@@ -87,7 +87,7 @@ def train(
     run = RunFolder(out)
     processes = join_processes(config.training.device)
     shown = display if display and processes.main else SilentDisplay()
-    _check_init(init, out)
+    _check_init(init, out, mode)
     if is_done(run, mode):
         shown.say(f"run {out} is finished already")
         return run.read_summary()
@@ -190,9 +190,13 @@ def _profiled(run: RunFolder, clock: Profile, log: Display) -> Iterator[None]:
     write()
 
 
-def _check_init(init: Path | None, out: Path) -> None:
-    if init is not None and init.resolve() == out.resolve():
+def _check_init(init: Path | None, out: Path, mode: Mode) -> None:
+    if init is None:
+        return
+    if init.resolve() == out.resolve():
         raise RunError(f"run {out} cannot start from itself: choose another --out")
+    if mode != "resume":  # a run that goes on needs it no longer
+        RunFolder(init).read_summary()  # it is there and finished, before any data is read
 
 
 def _checked_backbone(config: Config, hardware: Hardware) -> Backbone:
