@@ -10,14 +10,13 @@ best time. An oracle that picks the highest of many noisy scores is flattered by
 Writes all figures with settings and hardware, and prints a Markdown table.
 """
 
-import argparse
 import json
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labels import draw
+from labels import draw, options_of
 
 from nanonet.core.config import make_config, merge, parse_set
 from nanonet.core.files import write_json
@@ -66,13 +65,8 @@ def measure(
 
 def main() -> None:
     """Measure every draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--labeled-per-class", type=int, default=10)
-    parser.add_argument("--draws", type=int, default=2)
+    parser = options_of(__doc__)
     parser.add_argument("--rows", type=int, default=600, help="validation rows to score on")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     table = read_table(options.data / "validation.parquet", Columns(), labels="required")
     labels = (table.labels or [])[: options.rows]

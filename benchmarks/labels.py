@@ -109,15 +109,21 @@ def measure(
     }
 
 
-def main() -> None:
-    """Measure every way of labelling on every draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options_of(description: str) -> argparse.ArgumentParser:
+    """Return the options of a benchmark on draws of its own."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--labeled-per-class", type=int, default=10)
     parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--labels", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def main() -> None:
+    """Measure every way of labelling on every draw."""
+    parser = options_of(__doc__)
+    parser.add_argument("--labels", nargs="+", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
     rows = []
     print("| labels | draw | right | of the surer half | s |\n|---|---|---|---|---|")
