@@ -15,7 +15,7 @@ from nanonet.models.encoders import BertEncoder
 from nanonet.models.peft import PEFT, PeftMethod
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.inputs import TrainingTables
-from nanonet.training.plan import with_enough_rows, with_enough_steps
+from nanonet.training.plan import with_enough_steps, with_enough_unlabeled
 from nanonet.training.run_folder import RunFolder, weights_sha256
 from nanonet.training.train import train
 from test_peft import counts
@@ -516,20 +516,20 @@ def test_many_classes_or_labels_take_more_steps(labels, classes, batch, steps):
 )
 def test_short_texts_take_more_rows(tokens, steps, rows):
     config = make_config("nanonet", {"training": {"steps": steps}})
-    assert with_enough_rows(config, tokens).training.unlabeled_batch == rows
-    fixed = make_config(
-        "nanonet", {"training": {"unlabeled_batch": 32}, "warmup": {"unlabeled_batch": 64}}
-    )
-    assert with_enough_rows(fixed, tokens) == fixed
+    assert with_enough_unlabeled(config, tokens).training.unlabeled_batch == rows
+    fixed = make_config("nanonet", {"training": {"unlabeled_batch": 32}, "warmup": {"steps": 100}})
+    assert with_enough_unlabeled(fixed, tokens) == fixed
 
 
 @pytest.mark.parametrize(
-    ("tokens", "steps", "rows"),
-    [(50.0, 100, 64), (202.0, 100, 64), (20.0, 100, 160), (10.0, 100, 256), (10.0, 300, 107)],
+    ("tokens", "rows", "steps"),
+    [(50.0, 64, 100), (202.0, 64, 100), (20.0, 64, 250), (10.0, 64, 400), (10.0, 128, 250)],
 )
-def test_short_texts_take_more_rows_in_the_warm_up_too(tokens, steps, rows):
-    config = make_config("nanonet", {"warmup": {"steps": steps}})
-    assert with_enough_rows(config, tokens).warmup.unlabeled_batch == rows
+def test_short_texts_take_more_steps_of_warm_up(tokens, rows, steps):
+    config = make_config("nanonet", {"warmup": {"unlabeled_batch": rows}})
+    assert with_enough_unlabeled(config, tokens).warmup.steps == steps
+    fixed = make_config("nanonet", {"warmup": {"unlabeled_batch": rows, "steps": 0}})
+    assert with_enough_unlabeled(fixed, tokens).warmup.steps == 0
 
 
 def test_a_run_takes_the_rows_its_texts_allow_and_says_so(tmp_path, tiny_bert_folder):

@@ -403,9 +403,18 @@ def test_the_cache_keeps_what_was_used_last(tmp_path, bert, cache, entry, monkey
 
 
 def test_a_run_without_a_teacher_reuses_it(tmp_path, bert, entry):
-    alone = ["warmup.steps=3", "warmup.more_rows=true", "cohort.teacher=false"]
+    alone = ["warmup.steps=3", "cohort.teacher=false"]
     found, _ = warm(bert, tmp_path / "run", *alone, recipe="supervised")
     assert found == {"steps": 3, "seconds": 0.0, "cached": True, "weights_sha256": sha256_of(entry)}
+
+
+def test_short_texts_take_more_steps_and_say_so(tmp_path, bert):
+    more, given = tmp_path / "more", tmp_path / "given"
+    found, notes = warm(bert, more, "warmup.steps=2", "warmup.more_steps=true")
+    assert found["steps"] == 8  # four times as many at most
+    assert "8 steps of warm-up instead of 2" in "\n".join(notes.said)
+    again, _ = warm(bert, given, "warmup.steps=8")
+    assert (again["steps"], again["cached"]) == (8, True)  # where the number is from is all one
 
 
 @pytest.mark.parametrize(

@@ -291,8 +291,8 @@ def _warmup(recipe: _Recipe) -> Iterator[Variant]:
         yield Variant("warm-up", "no-warmup", {"warmup": {"steps": 0}})
     for peft in WARMUP_PEFT:
         if warmup.steps == 0 or peft != warmup.peft:
-            steps = warmup.steps or WARMUP_STEPS
-            yield Variant("warm-up", f"warmup-{peft}", {"warmup": {"steps": steps, "peft": peft}})
+            steps = {} if warmup.steps else {"steps": WARMUP_STEPS}
+            yield Variant("warm-up", f"warmup-{peft}", {"warmup": {"peft": peft, **steps}})
 
 
 # --- what is trained, and the students' number and depth

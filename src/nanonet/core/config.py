@@ -88,10 +88,10 @@ class WarmupConfig:
     """Distillation on unlabelled text before any label is used."""
 
     steps: int = setting(0, 0)  # 0: no warm-up
+    more_steps: bool = False  # take more where texts are short, see plan.with_enough_unlabeled
     seed: int = setting(0, 0)  # its own, so that runs of several seeds can share one warm-up
     peft: str = "layers"  # what of each student it trains: a PEFT method
     unlabeled_batch: int = setting(64, 1)  # rows per step at most
-    more_rows: bool = False  # take more where texts are short, see plan.with_enough_rows
     learning_rate: float = setting(5e-4, 0.0)
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
     warmup: float = setting(0.1, 0.0, 1.0)  # share of its steps in which the rate rises
@@ -163,7 +163,7 @@ class TrainingConfig:
     )
     labeled_batch: int = setting(16, 1)  # rows per step
     unlabeled_batch: int = setting(64, 1)  # rows per step at most
-    more_rows: bool = False  # take more where texts are short, see plan.with_enough_rows
+    more_rows: bool = False  # take more where texts are short, see plan.with_enough_unlabeled
     token_budget: int = setting(6144, 64)  # unlabelled tokens per step at most
     max_padding: float = setting(0.15, 0.0, 1.0)  # padding per real token in a chunk at most
     checkpoint_every: int = setting(50, 1)  # steps
@@ -398,7 +398,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 MORE = (
     ("training", "steps", "more_steps"),
     ("training", "unlabeled_batch", "more_rows"),
-    ("warmup", "unlabeled_batch", "more_rows"),
+    ("warmup", "steps", "more_steps"),
 )
 
 

@@ -17,8 +17,8 @@ from nanonet.training.weights import check_class_weight
 WARMUP = "warmup"  # the name of the warm-up's phase
 # Labelled rows that a class needs, and passes over all of them. Measured in docs/experiments.md.
 ROWS_PER_CLASS, PASSES = 120, 3
-# Unlabelled tokens of a run, where texts are short: as many as 200 steps of 32 texts of 50 tokens.
-# And how many times the rows of a step they may make.
+# Unlabelled tokens of a run or warm-up, where texts are short: as many as 200 steps of 32 texts of
+# 50 tokens. And how many times the rows of a step, or a warm-up's steps, they may make.
 UNLABELED_TOKENS, MOST_TIMES = 200 * 32 * 50, 4
 
 
@@ -99,29 +99,29 @@ def with_enough_steps(config: Config, texts: int, classes: int) -> Config:
     return replace(config, training=replace(training, steps=steps))
 
 
-def with_enough_rows(config: Config, tokens: float) -> Config:
-    """Return the settings with the unlabelled rows per step that short texts allow.
+def with_enough_unlabeled(config: Config, tokens: float) -> Config:
+    """Return the settings with as many unlabelled texts as short ones allow.
 
-    Where the recipe leaves it open (``more_rows`` of ``training`` and ``warmup``), texts that are
-    shorter than most take no less time than these: students go on gaining from texts.
+    Where the recipe leaves it open, texts that are shorter than most take no less time than these,
+    since students go on gaining from texts: in more rows per step (``training.more_rows``), in more
+    steps of the warm-up (``warmup.more_steps``), which bring more there.
 
     Args:
         config: with the steps that it takes, see `with_enough_steps`.
         tokens: of an unlabelled text, on average.
     """
     training, warmup = config.training, config.warmup
+    texts = UNLABELED_TOKENS / max(tokens, 1.0)
     if training.more_rows:
-        rows = _rows(training.steps, training.unlabeled_batch, tokens)
+        rows = _within_reach(texts / training.steps, training.unlabeled_batch)
         training = replace(training, unlabeled_batch=rows)
-    if warmup.more_rows and warmup.steps > 0:
-        rows = _rows(warmup.steps, warmup.unlabeled_batch, tokens)
-        warmup = replace(warmup, unlabeled_batch=rows)
+    if warmup.more_steps:
+        warmup = replace(warmup, steps=_within_reach(texts / warmup.unlabeled_batch, warmup.steps))
     return replace(config, training=training, warmup=warmup)
 
 
-def _rows(steps: int, least: int, tokens: float) -> int:
-    wanted = round(UNLABELED_TOKENS / (steps * max(tokens, 1.0)))
-    return min(max(wanted, least), MOST_TIMES * least)
+def _within_reach(wanted: float, least: int) -> int:
+    return min(max(round(wanted), least), MOST_TIMES * least)
 
 
 def make_plan(config: Config, has_unlabeled: bool) -> Plan:

@@ -62,7 +62,7 @@ FREE_ON_RESUME = (
     "training.gradient_checkpointing",
     "training.more_steps",
     "training.more_rows",
-    "warmup.more_rows",
+    "warmup.more_steps",
 )
 
 

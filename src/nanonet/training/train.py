@@ -29,8 +29,8 @@ from nanonet.training.plan import (
     WARMUP,
     make_plan,
     wants_warmup,
-    with_enough_rows,
     with_enough_steps,
+    with_enough_unlabeled,
 )
 from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.priors import describe_priors
@@ -98,7 +98,7 @@ def train(
     task = make_task(config)
     with clock.span("reading"):
         texts = read_texts(config, backbone, task, read_data(), monitor)
-    config = _settle(config, texts, shown)
+    config = _settle(config, texts, init is None and wants_warmup(config), shown)
     resuming = mode == "resume" and run.started
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     inputs = describe(texts.facts, backbone, start)
@@ -132,7 +132,7 @@ def train(
             return _train(run, config, prepared, texts, warnings, seconds, log)
 
 
-def _settle(config: Config, texts: Texts, shown: Display) -> Config:
+def _settle(config: Config, texts: Texts, warms_up: bool, shown: Display) -> Config:
     """Return the settings with the steps and rows that these texts take; say what is more."""
     count, classes = texts.facts["labeled"].count, len(texts.labels)
     settled = with_enough_steps(config, count, classes)
@@ -143,15 +143,18 @@ def _settle(config: Config, texts: Texts, shown: Display) -> Config:
         )
     if "unlabeled" in texts.encoded:
         tokens = float(row_lengths(texts.encoded["unlabeled"].encoded.ids).mean())
-        before, settled = settled, with_enough_rows(settled, tokens)
-        for section in ("warmup", "training"):
-            old, new = getattr(before, section), getattr(settled, section)
-            if new.unlabeled_batch > old.unlabeled_batch:
-                shown.say(
-                    f"{new.unlabeled_batch} unlabelled texts a step instead of"
-                    f" {old.unlabeled_batch}, for {new.steps} steps and texts of {tokens:.0f}"
-                    f" tokens; {section}.unlabeled_batch sets another number"
-                )
+        before, settled = settled, with_enough_unlabeled(settled, tokens)
+        if warms_up and settled.warmup.steps > before.warmup.steps:
+            shown.say(
+                f"{settled.warmup.steps} steps of warm-up instead of {before.warmup.steps}, for"
+                f" texts of {tokens:.0f} tokens; warmup.steps sets another number"
+            )
+        rows, least = settled.training.unlabeled_batch, before.training.unlabeled_batch
+        if rows > least:
+            shown.say(
+                f"{rows} unlabelled texts a step instead of {least}, for texts of {tokens:.0f}"
+                " tokens; training.unlabeled_batch sets another number"
+            )
     return settled
 
 

@@ -262,7 +262,7 @@ def _cache_file(config: Config, hardware: Hardware, fingerprint: str, processes:
     depends: Mapping[str, Any] = {
         "version": VERSION,
         "fingerprint": fingerprint,
-        "warmup": asdict(config.warmup) | {"cache": True, "more_rows": False},
+        "warmup": asdict(config.warmup) | {"cache": True, "more_steps": False},
         "cohort": asdict(own.cohort),
         "lora": asdict(own.lora),
         "max_length": config.data.max_length,
