@@ -75,7 +75,12 @@ def measure(
 ) -> dict[str, Any]:
     """Return the share of unlabelled texts with the right label, of all and of the surer half."""
     labeled, unlabeled, truth = tables
-    own = {"seed": seed, "propagation": {"labels": kind}, "training": {"threads": 1}}
+    own = {
+        "seed": seed,
+        "propagation": {"labels": kind},
+        "warmup": {"steps": 0},  # of students, who have no say here
+        "training": {"threads": 1},
+    }
     config = make_config("nanonet", merge(own, parse_set(settings)))
     config = with_enough_steps(config, len(labeled.texts), len(set(labeled.labels or [])))
     step = round(config.propagation.at * config.training.steps)

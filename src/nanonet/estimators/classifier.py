@@ -34,7 +34,7 @@ class NanoNetClassifier(ClassifierMixin, BundleEstimator):  # type: ignore[misc]
     Args:
         recipe: name of a recipe, or path of a TOML file.
         backbone: ``minilm``, a folder or a Hugging Face id.
-        steps: training steps; None: as the recipe says.
+        steps: training steps, after the warm-up; None: as the recipe says.
         settings: further settings by full key, such as ``{"cohort.students": 3}``.
         quantize: how many bits the bundle holds its weights in: ``none``, ``int8``,
             ``int8-static``, ``mixed`` or ``int4``.

@@ -24,7 +24,7 @@ class NanoNetMultilabelClassifier(BundleEstimator):
     Args:
         recipe: name of a recipe, or path of a TOML file.
         backbone: ``minilm``, a folder or a Hugging Face id.
-        steps: training steps; None: as the recipe says.
+        steps: training steps, after the warm-up; None: as the recipe says.
         settings: further settings by full key, such as ``{"cohort.students": 3}``.
         quantize: how many bits the bundle holds its weights in: ``none``, ``int8``,
             ``int8-static``, ``mixed`` or ``int4``.

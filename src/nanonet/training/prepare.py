@@ -28,8 +28,8 @@ from nanonet.training.run_folder import RunFolder
 from nanonet.training.weights import class_weights
 
 PROPAGATION_TEXTS = 4000  # unlabelled texts that are kept where there are more than steps reach
-# Unlabelled texts that nobody learns from: on what learners have learnt they agree, right or wrong.
-# One in eight up to so many; too few would tell nothing.
+# Unlabelled texts that nobody learns from after the warm-up: on what learners have learnt they
+# agree, right or wrong. One in eight up to so many; too few would tell nothing.
 ASIDE_SHARE, MOST_ASIDE, FEWEST_ASIDE = 1 / 8, 512, 64
 
 

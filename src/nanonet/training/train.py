@@ -377,8 +377,8 @@ def _tell(
     used, out_of_reach = summary["unlabeled_used"], summary["unlabeled_out_of_reach"]
     if out_of_reach >= SAID_OUT_OF_REACH * used > 0:
         display.warn(
-            f"{out_of_reach} of {used} unlabelled texts are unlike all labelled ones: nothing was"
-            " learnt from them; label some of them if they matter"
+            f"{out_of_reach} of {used} unlabelled texts are unlike all labelled ones: they are"
+            " left out from when labels spread; label some of them if they matter"
         )
     if outcome.priors is not None:
         display.say(describe_priors(outcome.priors, labels))
