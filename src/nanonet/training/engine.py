@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanonet.core.config import Config
 from nanonet.core.errors import RunError
 from nanonet.data.batching import StepBatches
+from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import TEACHER, Cohort
 from nanonet.models.learner import Learner, LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
@@ -39,6 +40,7 @@ from nanonet.training.profile import OFF, Profile, traced_steps
 from nanonet.training.propagation import SoftLabels
 from nanonet.training.spreading import spread_labels
 from nanonet.training.step import Batch, PhaseStep
+from nanonet.training.views import set_dropout
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Engine:
         profile: measures where the time goes.
         processes: who shares the rows.
         guard: looks whether learners are sound; None: nobody does.
+        backbone: the pretrained encoder, for `spread_labels`.
         optimizers: one per phase, by the phase's name.
         propagation_step: the step before which propagation is done; None: never.
         first_unlabeled_step: the first that learns from unlabelled rows; None: none does.
@@ -151,6 +154,7 @@ class Engine:
     profile: Profile = OFF
     processes: Processes = ALONE
     guard: Guard | None = None
+    backbone: Backbone | None = None
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
     propagation_step: int | None = field(init=False)
     first_unlabeled_step: int | None = field(init=False)
@@ -282,7 +286,8 @@ class Engine:
     def _propagate(self) -> SoftLabels:
         """Spread the labels in the teacher's space as it now is."""
         rows = (self.rows.labeled, self.rows.labels, self.rows.unlabeled, self.rows.aside)
-        return spread_labels(self._source(), *rows, self.config, self.hardware, self.processes)
+        where = (self.config, self.hardware, self.processes, self.backbone)
+        return spread_labels(self._source(), *rows, *where)
 
     def _source(self) -> Learner:
         """Return the learner in whose space labels spread: the teacher, if there is one."""
@@ -383,15 +388,6 @@ def _taken(values: NDArray[Any], rows: Ids, counts: Ids) -> NDArray[Any]:
     of_units = values.reshape(total, each, *values.shape[1:])
     taken: NDArray[Any] = of_units[units_of(rows, counts)].reshape(-1, *values.shape[1:])
     return taken
-
-
-def set_dropout(module: nn.Module, share: float) -> None:
-    """Set the dropout of a module and all within it."""
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = share
-        if isinstance(getattr(part, "attention_dropout", None), float):  # ModernBERT
-            setattr(part, "attention_dropout", share)  # noqa: B010  (mypy: modules hold tensors)
 
 
 class _Window:

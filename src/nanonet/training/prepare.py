@@ -105,7 +105,7 @@ def prepare(
     learnt = np.concatenate([truth, np.arange(len(names))])
     rows = TrainingRows([*texts, *names], learnt, unlabeled, weights, aside)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
-    engine = Engine(cohort, plan, rows, config, hardware, processes=processes)
+    engine = Engine(cohort, plan, rows, config, hardware, processes=processes, backbone=backbone)
     if config.guard.every > 0.0 and config.task == "classification" and plan.reads_unlabeled:
         asked = aside or unlabeled
         engine.guard = make_guard(rows.labeled, learnt, asked, config, hardware, processes)

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.config import Config
+from nanonet.models.backbones import Backbone
 from nanonet.models.learner import Learner
 from nanonet.tasks.base import Row, Window
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.co_training import label_texts
+from nanonet.training.contrast import contrasted
 from nanonet.training.device import Hardware
 from nanonet.training.evaluation import embed
 from nanonet.training.processes import Processes
@@ -33,6 +35,7 @@ def spread_labels(
     config: Config,
     hardware: Hardware,
     processes: Processes,
+    backbone: Backbone | None = None,
 ) -> SoftLabels:
     """Return soft labels of the unlabelled rows' units.
 
@@ -45,23 +48,31 @@ def spread_labels(
         config: its ``propagation`` and ``seed`` are read.
         hardware: where to compute.
         processes: who shares the rows.
+        backbone: the pretrained encoder, a tuned copy of which lends a second space; None: none.
     """
-    given, others = (
-        embed(learner, rows, hardware, processes=processes) for rows in (labeled, unlabeled)
-    )
+
+    def vectors_of(source: Learner, *tables: Sequence[Row]) -> list[Vectors]:
+        return [embed(source, rows, hardware, processes=processes) for rows in tables]
+
     settings = config.propagation
+    given, others = vectors_of(learner, labeled, unlabeled)
     if learner.outputs.is_multilabel:
         return propagate_each(given, labels.reshape(len(given), -1), others, settings)
     if learner.outputs.level == "sentence":
         return propagate(given, labels, others, learner.classes, settings)
-    more = embed(learner, aside, hardware, processes=processes) if aside else others[:0]
+    more = vectors_of(learner, aside)[0] if aside else others[:0]
     pool = np.concatenate([others, more])
     reached = within_reach(given, labels, pool, settings, config.seed)
     if reached[: len(others)].sum() < min(FEWEST_REACHED, len(others)):
         reached[:] = True
     kept = np.flatnonzero(reached[: len(others)])
-    texts = [*_token_ids(labeled), *(_token_ids([unlabeled[int(i)] for i in kept]))]
+    near = [unlabeled[int(i)] for i in kept]
+    texts = [*_token_ids(labeled), *_token_ids(near)]
     vectors = np.concatenate([given, others[kept]])
+    if backbone is not None and settings.contrast_steps > 0:
+        tuned = contrasted(backbone, labeled, labels, config, hardware)
+        second = np.concatenate(vectors_of(tuned, labeled, near))
+        vectors = np.concatenate([vectors, second], axis=1) / np.float32(np.sqrt(2.0))
     found = label_texts(vectors, labels, texts, settings, config.seed)
     return _among_all(found, kept, len(others), reached)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nanonet.core.config import ViewConfig
@@ -138,3 +138,12 @@ def _logits(learner: Learner, embedded: Tensor, chunk: Chunk, view: ChunkView) -
     """Return the logits (U, C) of a chunk's units."""
     pooled = learner.run(embedded, chunk, view)[1]
     return learner.classify(pooled, None if chunk.units is None else chunk.units.packed_features)
+
+
+def set_dropout(module: nn.Module, share: float) -> None:
+    """Set the dropout of a module and all within it."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = share
+        if isinstance(getattr(part, "attention_dropout", None), float):  # ModernBERT
+            setattr(part, "attention_dropout", share)  # noqa: B010  (mypy: modules hold tensors)
