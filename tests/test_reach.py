@@ -144,8 +144,8 @@ def test_a_run_says_what_it_has_left_out_and_resumes(tmp_path, tiny_bert_folder,
     assert summary["unlabeled_out_of_reach"] == lost
     warned = [line for line in notes.warned if "unlike all labelled ones" in line]
     assert warned == [
-        f"{lost} of {total} unlabelled texts are unlike all labelled ones: they are left out"
-        " from when labels spread; label some of them if they matter"
+        f"{lost} of {total} unlabelled texts are unlike all labelled ones: once labels had"
+        " spread, nothing was learnt from them; label some of them if they matter"
     ]
     kept = aside - len([i for i in range(total, total + aside) if i % 3 == 0])
     assert f"on {kept} unlabelled texts kept aside" in summary["selection"]["criterion"]

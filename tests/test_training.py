@@ -532,6 +532,23 @@ def test_short_texts_take_more_steps_of_warm_up(tokens, rows, steps):
     assert with_enough_unlabeled(fixed, tokens).warmup.steps == 0
 
 
+@pytest.mark.parametrize("tokens", [4.0, 10.0, 13.5, 50.0])
+def test_what_texts_take_is_settled_once(tokens):
+    config = make_config("nanonet", {})
+    settled = with_enough_unlabeled(with_enough_steps(config, 770, 77), tokens)
+    assert with_enough_unlabeled(with_enough_steps(settled, 770, 77), tokens) == settled
+
+
+def test_a_run_on_short_texts_is_resumed_with_its_own_settings(tmp_path, tiny_bert_folder):
+    out = tmp_path / "run"
+    more = ("training.more_rows=true", "training.more_steps=true", "training.unlabeled_batch=2")
+    summary = train(make_settings(tiny_bert_folder, *more), make_tables, out)
+    settled, _ = RunFolder(out).read_config()
+    assert settled.training.unlabeled_batch == 8
+    (out / "summary.json").unlink()
+    assert train(settled, make_tables, out, mode="resume") == summary
+
+
 def test_a_run_takes_the_rows_its_texts_allow_and_says_so(tmp_path, tiny_bert_folder):
     out, display = tmp_path / "run", Notes()
     settings = make_settings(tiny_bert_folder, "training.more_rows=true")

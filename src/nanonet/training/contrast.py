@@ -23,6 +23,7 @@ from nanonet.tasks.base import Row
 from nanonet.training.device import Hardware, release_memory
 from nanonet.training.evaluation import autocast
 from nanonet.training.optim import clip_gradients, schedule_factor
+from nanonet.training.processes import ALONE, Processes
 from nanonet.training.step import make_chunks
 from nanonet.training.views import set_dropout
 
@@ -36,19 +37,23 @@ def contrasted(
     labels: NDArray[np.int64],
     config: Config,
     hardware: Hardware,
+    processes: Processes = ALONE,
 ) -> Learner:
     """Return a copy of the encoder in whose space the texts of a class are near each other.
 
     Args:
-        backbone: the pretrained encoder; its embeddings are shared, nothing of it is changed.
+        backbone: the pretrained encoder, as a run holds it (in bf16, where it computes so); its
+            embeddings are shared, nothing of it is changed.
         rows: labelled texts.
         labels: their class indexes (n_l,).
         config: its ``propagation.contrast_steps`` and ``seed`` are read.
         hardware: where to compute.
+        processes: each does the same; all take what the main one has found.
     """
     every = tuple(range(1, backbone.layers + 1))
     encoder = backbone.encoder.subset(every)
     make_trainable(encoder, "layers", config.lora)
+    encoder.gradient_checkpointing = config.training.gradient_checkpointing
     unused = LinearHead(encoder.hidden_size, 1, normalize=True, scale=1.0)
     copy = Learner(encoder, unused, backbone.pooling, every, "layers").to(hardware.device)
     set_dropout(copy, DROPOUT)
@@ -74,6 +79,10 @@ def contrasted(
             group["lr"] = RATE * schedule_factor(_SCHEDULE, (step + 0.5) / steps)
         optimizer.step()
         release_memory()
+    for parameter in trained:
+        if not processes.main:
+            parameter.data.zero_()
+        processes.add_up(parameter.data)
     return copy.eval()
 
 
@@ -89,6 +98,7 @@ def pair_loss(pooled: Tensor, labels: Tensor) -> Tensor:
     vectors = F.normalize(pooled, dim=-1)
     i, j = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
     same = labels[i] == labels[j]
-    errors = ((vectors[i] * vectors[j]).sum(-1) - same.float()) ** 2
+    # By the product of all: gradients of rows taken many times add up in an order by chance.
+    errors = ((vectors @ vectors.T)[i, j] - same.float()) ** 2
     kinds = [errors[kind] for kind in (same, ~same)]
     return torch.stack([kind.mean() if len(kind) else kind.sum() for kind in kinds]).sum()

@@ -96,15 +96,16 @@ def with_enough_steps(config: Config, texts: int, classes: int) -> Config:
         return config
     rows = max(ROWS_PER_CLASS * classes, PASSES * texts)
     steps = max(training.steps, math.ceil(rows / training.labeled_batch))
-    return replace(config, training=replace(training, steps=steps))
+    return replace(config, training=replace(training, steps=steps, more_steps=False))
 
 
 def with_enough_unlabeled(config: Config, tokens: float) -> Config:
-    """Return the settings with as many unlabelled texts as short ones allow.
+    """Return the settings with more rows per step, and a longer warm-up, where texts are short.
 
-    Where the recipe leaves it open, texts that are shorter than most take no less time than these,
-    since students go on gaining from texts: in more rows per step (``training.more_rows``), in more
-    steps of the warm-up (``warmup.more_steps``), which bring more there.
+    So that a run reads as many tokens of these as of longer ones, since students go on gaining from
+    texts. Where the recipe leaves it open: more unlabelled rows (``training.more_rows``), and more
+    steps of the warm-up (``warmup.more_steps``), which bring more there than rows. What is returned
+    leaves it open no longer: a resumed run reads the numbers that it began with.
 
     Args:
         config: with the steps that it takes, see `with_enough_steps`.
@@ -113,14 +114,15 @@ def with_enough_unlabeled(config: Config, tokens: float) -> Config:
     training, warmup = config.training, config.warmup
     texts = UNLABELED_TOKENS / max(tokens, 1.0)
     if training.more_rows:
-        rows = _within_reach(texts / training.steps, training.unlabeled_batch)
-        training = replace(training, unlabeled_batch=rows)
+        rows = _raised(training.unlabeled_batch, texts / training.steps)
+        training = replace(training, unlabeled_batch=rows, more_rows=False)
     if warmup.more_steps:
-        warmup = replace(warmup, steps=_within_reach(texts / warmup.unlabeled_batch, warmup.steps))
+        steps = _raised(warmup.steps, texts / warmup.unlabeled_batch)
+        warmup = replace(warmup, steps=steps, more_steps=False)
     return replace(config, training=training, warmup=warmup)
 
 
-def _within_reach(wanted: float, least: int) -> int:
+def _raised(least: int, wanted: float) -> int:
     return min(max(round(wanted), least), MOST_TIMES * least)
 
 

@@ -70,7 +70,7 @@ def spread_labels(
     texts = [*_token_ids(labeled), *_token_ids(near)]
     vectors = np.concatenate([given, others[kept]])
     if backbone is not None and settings.contrast_steps > 0:
-        tuned = contrasted(backbone, labeled, labels, config, hardware)
+        tuned = contrasted(backbone, labeled, labels, config, hardware, processes)
         second = np.concatenate(vectors_of(tuned, labeled, near))
         vectors = np.concatenate([vectors, second], axis=1) / np.float32(np.sqrt(2.0))
     found = label_texts(vectors, labels, texts, settings, config.seed)

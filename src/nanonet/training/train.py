@@ -98,15 +98,15 @@ def train(
     task = make_task(config)
     with clock.span("reading"):
         texts = read_texts(config, backbone, task, read_data(), monitor)
-    config = _settle(config, texts, init is None and wants_warmup(config), shown)
     resuming = mode == "resume" and run.started
+    are_ready = init is not None or (resuming and "init" in run.read_config()[1])
+    warms_up = wants_warmup(config) and "unlabeled" in texts.encoded and not are_ready
+    config = _settle(config, texts, warms_up, shown)
     start = None if resuming else init  # a checkpoint holds what the earlier run gave
     inputs = describe(texts.facts, backbone, start)
     if resuming:
         check_resumable(run, config, inputs, init)
     parts = (config, backbone, hardware, texts.encoded, texts.labels, task)
-    are_ready = init is not None or (resuming and "init" in run.read_config()[1])
-    warms_up = wants_warmup(config) and "unlabeled" in texts.encoded and not are_ready
     prepared = None
     if not warms_up:
         with clock.span("model"):
@@ -377,8 +377,8 @@ def _tell(
     used, out_of_reach = summary["unlabeled_used"], summary["unlabeled_out_of_reach"]
     if out_of_reach >= SAID_OUT_OF_REACH * used > 0:
         display.warn(
-            f"{out_of_reach} of {used} unlabelled texts are unlike all labelled ones: they are"
-            " left out from when labels spread; label some of them if they matter"
+            f"{out_of_reach} of {used} unlabelled texts are unlike all labelled ones: once labels"
+            " had spread, nothing was learnt from them; label some of them if they matter"
         )
     if outcome.priors is not None:
         display.say(describe_priors(outcome.priors, labels))
