@@ -39,7 +39,7 @@ WARMUP = ("warmup.steps=3", "warmup.cache=false")
 RUNS = [
     ("nanonet", "nanonet", [*WARMUP, FEEDBACK]),
     ("views", "nanonet", [*VIEWS, "training.labeled_batch=3"]),
-    ("parts", "nanonet", [HIDDEN, ATTENTION, "propagation.contrast_steps=3"]),
+    ("parts", "nanonet", [HIDDEN, ATTENTION, "propagation.contrastive_steps=3"]),
     ("self-training", "self-training", []),
     ("psnet", "psnet", [*NO_DROPOUT, *WARMUP]),
     ("disco", "disco", ["views.dropout=0.0", *WARMUP]),

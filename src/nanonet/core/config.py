@@ -144,7 +144,9 @@ class PropagationConfig:
     # By neighbours alone, combined with a logistic regression, or that co-trained with the texts'
     # tokens (see training/co_training.py). auto: co-trained where a text has one label.
     labels: Literal["auto", "neighbours", "combined", "co-trained"] = "auto"
-    contrast_steps: int = setting(0, 0)  # of a copy that lends a second space, see contrast.py
+    contrastive_steps: int = setting(
+        0, 0
+    )  # of a copy that lends a second space, see contrastive.py
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from nanonet.models.learner import Learner
 from nanonet.tasks.base import Row, Window
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.co_training import label_texts
-from nanonet.training.contrast import contrasted
+from nanonet.training.contrastive import contrastive_copy
 from nanonet.training.device import Hardware
 from nanonet.training.evaluation import embed
 from nanonet.training.processes import Processes
@@ -69,8 +69,8 @@ def spread_labels(
     near = [unlabeled[int(i)] for i in kept]
     texts = [*_token_ids(labeled), *_token_ids(near)]
     vectors = np.concatenate([given, others[kept]])
-    if backbone is not None and settings.contrast_steps > 0:
-        tuned = contrasted(backbone, labeled, labels, config, hardware, processes)
+    if backbone is not None and settings.contrastive_steps > 0:
+        tuned = contrastive_copy(backbone, labeled, labels, config, hardware, processes)
         second = np.concatenate(vectors_of(tuned, labeled, near))
         vectors = np.concatenate([vectors, second], axis=1) / np.float32(np.sqrt(2.0))
     found = label_texts(vectors, labels, texts, settings, config.seed)

@@ -31,7 +31,7 @@ BATCH, RATE, CLIP_NORM, DROPOUT = 16, 5e-5, 1.0, 0.1
 _SCHEDULE = PhaseConfig(learners="all", warmup=0.1, schedule="linear")
 
 
-def contrasted(
+def contrastive_copy(
     backbone: Backbone,
     rows: Sequence[Row],
     labels: NDArray[np.int64],
@@ -46,7 +46,7 @@ def contrasted(
             embeddings are shared, nothing of it is changed.
         rows: labelled texts.
         labels: their class indexes (n_l,).
-        config: its ``propagation.contrast_steps`` and ``seed`` are read.
+        config: its ``propagation.contrastive_steps`` and ``seed`` are read.
         hardware: where to compute.
         processes: each does the same; all take what the main one has found.
     """
@@ -63,7 +63,7 @@ def contrasted(
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
     classes = torch.from_numpy(labels).to(hardware.device)
     random, order = np.random.default_rng((config.seed, len(rows))), np.empty(0, dtype=np.int64)
-    steps = config.propagation.contrast_steps
+    steps = config.propagation.contrastive_steps
     for step in range(steps):
         if len(order) < BATCH:
             order = np.concatenate([order, random.permutation(len(rows))])

@@ -7,9 +7,9 @@ import torch
 from nanonet.models.backbones import Backbone
 from nanonet.models.encoders import wrap_model
 from nanonet.tasks.tokenization import TextTokenizer
-from nanonet.training import contrast, spreading
+from nanonet.training import contrastive, spreading
 from nanonet.training.checkpoint import list_checkpoints, load_soft_labels
-from nanonet.training.contrast import contrasted, pair_loss
+from nanonet.training.contrastive import contrastive_copy, pair_loss
 from nanonet.training.evaluation import embed
 from nanonet.training.propagation import propagate
 from nanonet.training.train import train
@@ -79,15 +79,15 @@ def gap(learner, rows, labels) -> float:
 
 @pytest.mark.parametrize("model", [bert_config, modernbert_config])
 def test_a_copy_tells_classes_apart_and_the_encoder_stays(model, monkeypatch):
-    monkeypatch.setattr(contrast, "RATE", 5e-3)  # random weights have far to go
+    monkeypatch.setattr(contrastive, "RATE", 5e-3)  # random weights have far to go
     backbone = Backbone("tiny", wrap_model(make_model(model())), "", "mean", "")
     before = {name: p.detach().clone() for name, p in backbone.encoder.named_parameters()}
     texts, labels = make_texts(6)
     rows, labels = rows_of(texts), np.array(labels)
 
     def tuned(steps: int):
-        config = make_settings("in memory", f"propagation.contrast_steps={steps}")
-        return contrasted(backbone, rows, labels, config, FP32)
+        config = make_settings("in memory", f"propagation.contrastive_steps={steps}")
+        return contrastive_copy(backbone, rows, labels, config, FP32)
 
     first, none = tuned(30), tuned(0)
     torch.rand(3)  # another state of chance
@@ -115,9 +115,9 @@ def test_labels_spread_in_both_spaces(tmp_path, tiny_bert_folder, monkeypatch):
         return propagate(vectors[: len(labels)], labels, vectors[len(labels) :], 3, rest[1])
 
     monkeypatch.setattr(spreading, "label_texts", spy)
-    monkeypatch.setattr(contrast, "RATE", 5e-3)
+    monkeypatch.setattr(contrastive, "RATE", 5e-3)
     for steps in (0, 1, 3):
-        config = make_settings(tiny_bert_folder, f"propagation.contrast_steps={steps}")
+        config = make_settings(tiny_bert_folder, f"propagation.contrastive_steps={steps}")
         train(config, make_tables, tmp_path / f"run-{steps}")
     one, less, two = seen
     assert (one.shape[1], two.shape[1]) == (32, 64)
@@ -129,7 +129,7 @@ def test_labels_spread_in_both_spaces(tmp_path, tiny_bert_folder, monkeypatch):
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_run_that_tunes_a_copy_is_resumed_to_the_bit(tmp_path, tiny_bert_folder, step):
-    config = make_settings(tiny_bert_folder, "propagation.contrast_steps=3", "views.dropout=0.2")
+    config = make_settings(tiny_bert_folder, "propagation.contrastive_steps=3", "views.dropout=0.2")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = train(config, make_tables, whole)
     interrupted(config, parts, step)
