@@ -144,9 +144,7 @@ class PropagationConfig:
     # By neighbours alone, combined with a logistic regression, or that co-trained with the texts'
     # tokens (see training/co_training.py). auto: co-trained where a text has one label.
     labels: Literal["auto", "neighbours", "combined", "co-trained"] = "auto"
-    contrastive_steps: int = setting(
-        0, 0
-    )  # of a copy that lends a second space, see contrastive.py
+    contrastive_steps: int = setting(0, 0)  # of a copy of the encoder, see contrastive.py
 
 
 @dataclass(frozen=True)
