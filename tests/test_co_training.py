@@ -8,6 +8,7 @@ import labels_reference as reference
 from nanonet.core.config import PropagationConfig
 from nanonet.training import co_training
 from nanonet.training.co_training import View, co_train, label_texts, tf_idf
+from nanonet.training.names import NameView
 from nanonet.training.propagation import Combined, combine, propagate
 
 CLASSES, LABELED, UNLABELED = 3, 12, 300
@@ -207,3 +208,46 @@ def test_settings_say_who_has_a_say(data):
     for name in ("auto", "co-trained"):
         np.testing.assert_array_equal(found[name].probabilities, trained.probabilities)
         np.testing.assert_array_equal(found[name].confidence, trained.confidence)
+
+
+def names_of(kinds, noise, rng):
+    """Return similarities to names that tell classes with this noise."""
+    near = np.eye(CLASSES)[kinds] + noise * rng.normal(size=(len(kinds), CLASSES))
+    return NameView((near / near.std()).astype(np.float32), LABELED)
+
+
+def test_names_that_tell_more_than_vectors_and_tokens_are_heard(data):
+    _, kinds, rng = data
+    vectors = unit(np.eye(8)[kinds] + 1.2 * rng.normal(size=(len(kinds), 8)))
+    start, counts = start_of(vectors, kinds), tf_idf(list(make_texts(kinds, 0.1, rng)))
+    without, heard, unheard = (
+        right(co_train(start, vectors, counts, kinds[:LABELED], 0, names).probabilities, kinds)
+        for names in (None, names_of(kinds, 0.2, rng), names_of(rng.permutation(kinds), 0.2, rng))
+    )
+    assert heard > without + 0.1
+    assert unheard > without - 0.05
+
+
+def test_names_count_by_the_labelled_texts_that_they_tell(data):
+    _, kinds, rng = data
+    labels, names = kinds[:LABELED], names_of(kinds, 0.0, rng)
+    found = np.eye(CLASSES)[kinds[LABELED:]] * 0.9 + 0.1 / 3
+
+    def loud(told, agreement):
+        own = labels if told else (labels + 1) % CLASSES
+        # Rows of names among the labelled ones are no texts that they could tell.
+        view = NameView(names.similarities, LABELED)
+        said = co_training._by_names(view, own, found, 1.0, agreement, np.random.default_rng(0))
+        return np.ptp(said, axis=1).mean()
+
+    assert loud(True, 0.7) > 2 * loud(False, 0.7)
+    assert loud(False, 0.5) > 2 * loud(False, 0.95)
+
+
+def test_names_where_all_texts_are_taken_for_one_class(data):
+    _, kinds, rng = data
+    found = np.tile([0.8, 0.1, 0.1], (UNLABELED, 1))
+    said = co_training._by_names(
+        names_of(kinds, 0.2, rng), kinds[:LABELED], found, 0.5, 0.9, np.random.default_rng(0)
+    )
+    assert np.isfinite(said).all()

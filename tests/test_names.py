@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 
 from nanonet.data.readers import table_from_lists
+from nanonet.models.backbones import load_backbone
+from nanonet.models.cohort import pretrained_learner
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training import names as names_module
 from nanonet.training import prepare as prepare_module
+from nanonet.training import spreading
+from nanonet.training.device import Hardware
 from nanonet.training.engine import Engine
+from nanonet.training.evaluation import embed
 from nanonet.training.inputs import TrainingTables
-from nanonet.training.names import as_text, name_rows, names_tell
+from nanonet.training.names import as_text, name_rows, name_similarities, names_tell
 from nanonet.training.train import train
 from tiny import WORDS, make_settings, make_texts, make_tokenizer
 
@@ -105,3 +110,50 @@ def test_numbers_are_no_names(tmp_path, tiny_bert_folder, monkeypatch):
         return TrainingTables(table_from_lists(texts[:12], labels[:12], source="labeled"), free)
 
     assert train(make_settings(tiny_bert_folder), tables, tmp_path / "run")["name_examples"] == 0
+
+
+def test_names_stand_in_sentences(tokenizer):
+    one, two = WORDS[:2]
+    rows = name_rows([one, two], tokenizer, "a {} b")
+    expected = tokenizer.encode([f"a {one} b", f"a {two} b"]).ids
+    assert [row.tolist() for row in rows] == [row.tolist() for row in expected]
+    assert name_rows(["0", "1"], tokenizer, "text {}") == []
+
+
+def test_a_text_is_as_near_to_names_as_its_cosines_say(tiny_bert_folder, tokenizer):
+    backbone = load_backbone(str(tiny_bert_folder))
+    hardware = Hardware("cpu", "fp32", "eager", 1)
+    texts, names = tokenizer.ids(make_texts(4)[0]), tokenizer.ids([*WORDS[:3]])
+    found = name_similarities(names, texts, backbone, hardware)
+    learner = pretrained_learner(backbone)
+    cosines = embed(learner, texts, hardware) @ embed(learner, names, hardware).T
+    both = cosines - cosines.mean(1, keepdims=True) - cosines.mean(0) + cosines.mean()
+    np.testing.assert_allclose(found, both / both.std(), atol=1e-3)
+    assert np.isfinite(name_similarities(names[:1] * 3, texts, backbone, hardware)).all()
+
+
+@pytest.mark.parametrize(
+    ("tells", "setting", "count"), [(True, "true", 3), (False, "true", 0), (True, "false", 0)]
+)
+def test_names_have_a_say_when_labels_spread(
+    tmp_path, tiny_bert_folder, monkeypatch, tells, setting, count
+):
+    seen = []
+    original = spreading.label_texts
+
+    def spy(vectors, labels, texts, config, seed, names):
+        seen.append((names, len(vectors), len(labels)))
+        return original(vectors, labels, texts, config, seed, names)
+
+    monkeypatch.setattr(spreading, "label_texts", spy)
+    monkeypatch.setattr(prepare_module, "names_tell", lambda *_: tells)
+    train(
+        make_settings(tiny_bert_folder, f"propagation.names={setting}"),
+        named_tables,
+        tmp_path / "run",
+    )
+    view, rows, labeled = seen[0]
+    assert (view is not None) is (count > 0)
+    if view is not None:
+        assert view.similarities.shape == (rows, count)
+        assert view.known == labeled - count == 12

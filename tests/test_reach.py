@@ -68,9 +68,9 @@ def test_labels_spread_among_those_within_reach_only(monkeypatch):
     seen = []
     original = spreading.label_texts
 
-    def spy(vectors, labels, texts, settings, seed):
+    def spy(vectors, labels, texts, settings, seed, names):
         seen.append((vectors, texts))
-        return original(vectors, labels, texts, settings, seed)
+        return original(vectors, labels, texts, settings, seed, names)
 
     monkeypatch.setattr(spreading, "label_texts", spy)
     learner = engine.cohort["teacher"]

@@ -145,6 +145,8 @@ class PropagationConfig:
     # tokens (see training/co_training.py). auto: co-trained where a text has one label.
     labels: Literal["auto", "neighbours", "combined", "co-trained"] = "auto"
     contrastive_steps: int = setting(0, 0)  # of a copy of the encoder, see contrastive.py
+    names: bool = True  # labels' names have a say too, where they are learnt as examples
+    sentences: bool = True  # long texts stand where their sentences do, see passages.py
 
 
 @dataclass(frozen=True)

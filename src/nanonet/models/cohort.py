@@ -119,6 +119,17 @@ def build_cohort(
     return Cohort(learners)
 
 
+def pretrained_learner(backbone: Backbone) -> Learner:
+    """Return the whole pretrained encoder as a learner, to place texts; its head says nothing.
+
+    It shares every tensor with the backbone.
+    """
+    every = tuple(range(1, backbone.layers + 1))
+    encoder = backbone.encoder.subset(every)
+    unused = LinearHead(encoder.hidden_size, 1, normalize=True, scale=1.0)
+    return Learner(encoder, unused, backbone.pooling, every).eval()
+
+
 def learner_plans(cohort: CohortConfig, depth: int) -> dict[str, tuple[LayerMap, str]]:
     """Return each learner's layers of a backbone of ``depth`` and its PEFT method.
 

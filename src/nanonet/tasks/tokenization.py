@@ -115,6 +115,16 @@ def unknown_id(tokenizer: Tokenizer) -> int:
     return -1 if found is None else int(found)
 
 
+def special_ids(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
+    """Return the special tokens that stand before and after a text."""
+    encoding = tokenizer.encode("a")
+    special = np.asarray(encoding.special_tokens_mask, dtype=bool)
+    ids = np.asarray(encoding.ids, dtype=np.int64)
+    own = np.flatnonzero(~special)
+    first, last = (own[0], own[-1]) if len(own) else (len(ids), len(ids) - 1)
+    return ids[:first], ids[last + 1 :]
+
+
 class Losses(Protocol):
     """What the tokenizer lost of texts."""
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from nanonet.core.config import SummarizationConfig
 from nanonet.tasks.base import FEATURES, Floats, Row, Window
 from nanonet.tasks.documents import Document
-from nanonet.tasks.tokenization import Ids, pad, unknown_id
+from nanonet.tasks.tokenization import Ids, pad, special_ids, unknown_id
 
 UNSCORED = -1e4  # logit of a sentence without tokens: never chosen, and finite
 
@@ -76,7 +76,7 @@ class DocumentEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._unknown = unknown_id(self._tokenizer)
-        self._before, self._after = _special_ids(self._tokenizer)
+        self._before, self._after = special_ids(self._tokenizer)
         self._each = settings.pooling == "token"  # special tokens around every sentence
         self._wrap = len(self._before) + len(self._after)
         self._room = max_length - (0 if self._each else self._wrap)
@@ -288,13 +288,3 @@ def feed_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     ids, mask = pad([row.ids if isinstance(row, Window) else row for row in rows])
     feed: dict[str, NDArray[Any]] = {"input_ids": ids, "attention_mask": mask}
     return feed | pad_windows(windows) if windows else feed
-
-
-def _special_ids(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
-    """Return the special tokens that stand before and after a text."""
-    encoding = tokenizer.encode("a")
-    special = np.asarray(encoding.special_tokens_mask, dtype=bool)
-    ids = np.asarray(encoding.ids, dtype=np.int64)
-    own = np.flatnonzero(~special)
-    first, last = (own[0], own[-1]) if len(own) else (len(ids), len(ids) - 1)
-    return ids[:first], ids[last + 1 :]

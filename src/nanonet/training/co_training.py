@@ -5,8 +5,9 @@ view learns from what the other one is sure of. The views are a logistic regress
 vectors and naive Bayes on how often tokens and pairs of tokens occur (Rennie et al. 2003,
 "Tackling the poor assumptions of naive Bayes text classifiers"). Two departures keep it from
 drifting: no text is ever judged by a model that was taught that text, and what the labels alone
-said keeps a say, which fades only as far as the views come to agree. What it brings is measured in
-``docs/experiments.md``.
+said keeps a say, which fades only as far as the views come to agree. A third view are the texts'
+similarities to the labels' names (see `names`), where names tell texts apart as well as tokens do.
+What it brings is measured in ``docs/experiments.md``.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from nanonet.core.config import PropagationConfig
 from nanonet.tasks.metrics import Floats, softmax
 from nanonet.tasks.priors import distance, estimate_shares
 from nanonet.tasks.tokenization import Ids
+from nanonet.training.names import NameView
 from nanonet.training.propagation import (
     Combined,
     SoftLabels,
@@ -42,6 +44,7 @@ SMOOTHING = 0.3  # of naive Bayes: added to each count
 # Of each class, counted beside the texts when its share is estimated; from which distance on shares
 # are not taken for even ones; how often those who tell them agree. Measured in docs/experiments.md.
 EVEN_TEXTS, LEAST_DISTANCE, LEAST_AGREEMENT = 50.0, 0.1, 0.85
+DOUBT = 10.0  # labelled texts' worth of what names' agreement says, beside those that they tell
 MOST_TAUGHT = 6_000  # texts that the regression learns from at a time: bounds its seconds
 
 
@@ -66,6 +69,7 @@ def label_texts(
     texts: Sequence[Ids],
     config: PropagationConfig,
     seed: int,
+    names: NameView | None = None,
 ) -> SoftLabels:
     """Return soft labels of unlabelled texts, by all that ``config.labels`` gives a say.
 
@@ -75,6 +79,7 @@ def label_texts(
         texts: token ids of the same texts.
         config: of propagation.
         seed: of chance in co-training.
+        names: the same texts beside the labels' names; None: these have no say.
     """
     labeled, unlabeled = vectors[: len(labels)], vectors[len(labels) :]
     found = propagate(labeled, labels, unlabeled, int(labels.max()) + 1, config)
@@ -83,7 +88,7 @@ def label_texts(
     both = combine(found, labeled, labels, unlabeled)
     if config.labels == "combined":
         return soft_labels(both.probabilities)
-    return co_train(both, vectors, tf_idf(texts), labels, seed)
+    return co_train(both, vectors, tf_idf(texts), labels, seed, names)
 
 
 def tf_idf(texts: Sequence[Ids]) -> sparse.csr_matrix:
@@ -112,6 +117,7 @@ def co_train(
     counts: sparse.csr_matrix,
     labels: NDArray[np.int64],
     seed: int,
+    names: NameView | None = None,
 ) -> SoftLabels:
     """Return soft labels of the unlabelled texts.
 
@@ -119,7 +125,9 @@ def co_train(
     own to the agreement a of neighbours and classifier, the tokens' to their agreement x with what
     taught them, the vectors' to the greater of the two. Logits add up. The labels' own voice counts
     by (1 - x) / (1 - a) - 1, within 0 and 1: nothing where tokens, which see none of the vectors,
-    predict labels as well as the vectors agree among themselves.
+    predict labels as well as the vectors agree among themselves. Names are trusted to the share t
+    of labelled texts that they tell, and count by (1 - x) / (1 - t), 1 at most: they are few
+    directions of a space that has not learnt the classes, and better than tokens or of no use.
 
     No voice knows how common the classes are: neighbours' columns have equal mass, the regression
     is balanced, and this naive Bayes has no prior. What the labels alone say tells it, once, if it
@@ -131,26 +139,61 @@ def co_train(
         counts: of the same texts' tokens, (n_l + n_u, features).
         labels: class indexes of the labelled texts (n_l,), each class at least once.
         seed: of the folds.
+        names: the same texts beside the labels' names; None: these have no say.
     """
     random = np.random.default_rng((seed, len(labels)))
     space = View(vectors, classifier, MOST_TAUGHT)
     tokens = View(counts, _naive_bayes)
     own_logits = logits_at(start.probabilities, start.agreement)
     common = _how_common(softmax(own_logits), start.agreement)
-    for_space = for_tokens = together = softmax(own_logits + common)
+    for_space = for_tokens = for_names = together = softmax(own_logits + common)
     for share in SHARES:
         by_tokens = _out_of_fold(tokens, labels, for_tokens, share, random)
         by_space = _out_of_fold(space, labels, for_space, share, random)
         agreement = agreement_of(by_tokens, for_tokens)
         weight = np.clip((1 - agreement) / max(1 - start.agreement, 1e-6) - 1, 0.0, 1.0)
-        prior = weight * own_logits
+        prior = weight * own_logits + common
         token_logits = logits_at(by_tokens, agreement)
         space_logits = logits_at(by_space, max(agreement, start.agreement))
-        # Each is taught by the other, and not by itself: its own errors would grow.
-        for_tokens = softmax(prior + space_logits + common)
-        for_space = softmax(prior + token_logits + common)
-        together = softmax(prior + space_logits + token_logits + common)
+        name_logits = np.zeros_like(prior)
+        if names is not None:
+            name_logits = _by_names(names, labels, for_names, share, agreement, random)
+        # Each is taught by the others, and not by itself: its own errors would grow.
+        for_tokens = softmax(prior + space_logits + name_logits)
+        for_space = softmax(prior + token_logits + name_logits)
+        for_names = softmax(prior + token_logits + space_logits)
+        together = softmax(prior + token_logits + space_logits + name_logits)
     return soft_labels(together)
+
+
+def _by_names(
+    names: NameView,
+    labels: NDArray[np.int64],
+    found: Floats,
+    share: float,
+    agreement: float,
+    random: np.random.Generator,
+) -> Floats:
+    """Return the logits that names give the unlabelled texts, (n_u, C), by how far they are heard.
+
+    Args:
+        names: the texts beside the names.
+        labels: of the labelled texts.
+        found: what the unlabelled texts are taken for, by other voices, (n_u, C).
+        share: see `_out_of_fold`.
+        agreement: of tokens with what taught them.
+        random: draws the folds.
+    """
+    rows, guesses = names.similarities, found.argmax(1)
+    said = _out_of_fold(View(rows, _few_directions), labels, found, share, random)
+    told = guesses[:1] == labels[: names.known]
+    if len(np.unique(guesses)) > 1:
+        model = _few_directions().fit(rows[len(labels) :], guesses)
+        told = model.predict(rows[: names.known]) == labels[: names.known]
+    trust = (told.sum() + DOUBT * agreement_of(said, found)) / (names.known + DOUBT)
+    heard = np.clip((1 - agreement) / max(1 - trust, 1e-6), 0.0, 1.0)
+    logits: Floats = heard * logits_at(said, float(trust))
+    return logits
 
 
 def _how_common(found: Floats, agreement: float) -> Floats:
@@ -207,6 +250,12 @@ def _surest(found: Floats, share: float) -> NDArray[np.bool_]:
         count = max(1, round(share * len(rows)))
         chosen[rows[np.argsort(-clear[rows], kind="stable")[:count]]] = True
     return chosen
+
+
+def _few_directions() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(class_weight="balanced", max_iter=1000)
 
 
 def _naive_bayes() -> Any:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from nanonet.core.config import Config, PhaseConfig
 from nanonet.models.backbones import Backbone
-from nanonet.models.heads import LinearHead
+from nanonet.models.cohort import pretrained_learner
 from nanonet.models.learner import Learner
 from nanonet.models.peft import make_trainable
 from nanonet.tasks.base import Row
@@ -50,12 +50,11 @@ def contrastive_copy(
         hardware: where to compute.
         processes: each does the same; all take what the main one has found.
     """
-    every = tuple(range(1, backbone.layers + 1))
-    encoder = backbone.encoder.subset(every)
+    copy = pretrained_learner(backbone)
+    encoder = copy.encoder
     make_trainable(encoder, "layers", config.lora)
     encoder.gradient_checkpointing = config.training.gradient_checkpointing
-    unused = LinearHead(encoder.hidden_size, 1, normalize=True, scale=1.0)
-    copy = Learner(encoder, unused, backbone.pooling, every, "layers").to(hardware.device)
+    copy.to(hardware.device)
     set_dropout(copy, DROPOUT)
     torch.manual_seed(config.seed)  # a resumed run comes here with another state of chance
     copy.train()

@@ -34,11 +34,12 @@ from nanonet.training.optim import (
     schedule_factor,
     set_learning_rates,
 )
+from nanonet.training.passages import Sentences
 from nanonet.training.plan import Phase, Plan
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile, traced_steps
 from nanonet.training.propagation import SoftLabels
-from nanonet.training.spreading import spread_labels
+from nanonet.training.spreading import better_in_sentences, spread_labels
 from nanonet.training.step import Batch, PhaseStep
 from nanonet.training.views import set_dropout
 
@@ -53,6 +54,8 @@ class TrainingRows:
             whether it has each of them, text by text.
         unlabeled: rows; empty without unlabelled text.
         aside: unlabelled rows that are not learnt from.
+        names: a sentence with each class's name, see `spread_labels`.
+        sentences: how texts fall into sentences, where they are long.
         class_weights: how much labelled units of each class count, (C,); None: all the same.
     """
 
@@ -61,6 +64,8 @@ class TrainingRows:
     unlabeled: Sequence[Row]
     class_weights: NDArray[np.float32] | None = None
     aside: Sequence[Row] = ()
+    names: Sequence[Row] = ()
+    sentences: Sentences | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ class Engine:
     guard: Guard | None = None
     backbone: Backbone | None = None
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
+    _sentences: Sentences | None = field(init=False, default=None)  # what texts are placed by
     propagation_step: int | None = field(init=False)
     first_unlabeled_step: int | None = field(init=False)
 
@@ -207,7 +213,8 @@ class Engine:
             if self.guard is not None and step == self.first_unlabeled_step:
                 with self.profile.span("guard"):
                     learnt, aside = self.within_reach()
-                    self.guard.refer(self._source(), aside if self.rows.aside else learnt)
+                    asked = aside if self.rows.aside else learnt
+                    self.guard.refer(self._source(), asked, self._sentences)
                     self.guard.look(step, self.cohort)  # who is sound can be put back to this
             with self.profile.span("data"):
                 batch = self._draw(step)
@@ -287,7 +294,19 @@ class Engine:
         """Spread the labels in the teacher's space as it now is."""
         rows = (self.rows.labeled, self.rows.labels, self.rows.unlabeled, self.rows.aside)
         where = (self.config, self.hardware, self.processes, self.backbone)
-        return spread_labels(self._source(), *rows, *where)
+        self._sentences = self._better_sentences()
+        how = (self.rows.names, self._sentences)
+        return spread_labels(self._source(), *rows, *where, *how)
+
+    def _better_sentences(self) -> Sentences | None:
+        """Return how texts fall into sentences, if that is where they are placed better."""
+        rows, backbone = self.rows, self.backbone
+        if rows.sentences is None or not rows.names or backbone is None:
+            return None
+        given = (rows.labeled, rows.labels, rows.unlabeled, rows.names, rows.sentences)
+        where = (self.config, self.hardware, self.processes, backbone)
+        better = better_in_sentences(self._source(), *given, *where)
+        return rows.sentences if better else None
 
     def _source(self) -> Learner:
         """Return the learner in whose space labels spread: the teacher, if there is one."""

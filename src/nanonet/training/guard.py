@@ -23,7 +23,8 @@ from nanonet.tasks.base import Row
 from nanonet.tasks.stored import random_rows
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.device import Hardware
-from nanonet.training.evaluation import embed, predict_logits
+from nanonet.training.evaluation import predict_logits
+from nanonet.training.passages import Sentences, place
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.propagation import classifier
 
@@ -115,19 +116,22 @@ class Guard:
         """Return whether to look when so many of all steps are done."""
         return step == steps or step % max(1, round(self.every * steps)) == 0
 
-    def refer(self, learner: Learner, within_reach: Ids) -> None:
+    def refer(
+        self, learner: Learner, within_reach: Ids, sentences: Sentences | None = None
+    ) -> None:
         """Draw the rows to ask; keep what the labels alone say of them.
 
         Args:
             learner: in whose space, as it now is.
             within_reach: places of the pool's rows that may be asked; with few, nobody looks.
+            sentences: see `place`.
         """
         if len(within_reach) < FEWEST_ROWS:
             return
         drawn = within_reach[random_rows(len(within_reach), ROWS, self.seed)]
         self._places, self._rows = drawn, [self.pool[i] for i in drawn]
         known, asked = (
-            embed(learner, rows, self.hardware, processes=self.processes)
+            place(learner, rows, self.hardware, sentences, self.processes)
             for rows in (self.labeled, self._rows)
         )
         self._reference = classifier().fit(known, self.labels).predict_proba(asked)

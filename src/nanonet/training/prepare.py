@@ -21,7 +21,8 @@ from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, own_chance_and_threads, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
 from nanonet.training.guard import make_guard
-from nanonet.training.names import name_rows, names_tell
+from nanonet.training.names import NAME_TEMPLATE, name_rows, names_tell
+from nanonet.training.passages import Sentences, are_long, sentences_of
 from nanonet.training.plan import make_plan
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.run_folder import RunFolder
@@ -103,12 +104,15 @@ def prepare(
     texts: Sequence[Row] = encoded["labeled"].encoded.ids
     names = _names(config, backbone, cohort, texts, truth, labels, hardware)
     learnt = np.concatenate([truth, np.arange(len(names))])
-    rows = TrainingRows([*texts, *names], learnt, unlabeled, weights, aside)
+    told = _names_in_sentences(config, backbone, labels) if names else []
+    sentences = _sentences(config, backbone, unlabeled)
+    learnt_rows = [*texts, *names]
+    rows = TrainingRows(learnt_rows, learnt, unlabeled, weights, aside, told, sentences)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes, backbone=backbone)
     if config.guard.every > 0.0 and config.task == "classification" and plan.reads_unlabeled:
         asked = aside or unlabeled
-        engine.guard = make_guard(rows.labeled, learnt, asked, config, hardware, processes)
+        engine.guard = make_guard(learnt_rows, learnt, asked, config, hardware, processes)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
     return Prepared(cohort, engine, hardware, encoded, truncated, task, start, aside)
 
@@ -128,6 +132,21 @@ def _names(
     names = name_rows(labels.names, TextTokenizer(backbone.tokenizer_json, config.data.max_length))
     source = cohort[next(iter(cohort))]
     return names if names and names_tell(names, texts, truth, source, hardware) else []
+
+
+def _names_in_sentences(config: Config, backbone: Backbone, labels: LabelSet) -> list[Row]:
+    """Return what texts are held against when labels spread; none where names have no say."""
+    if not config.propagation.names:
+        return []
+    tokenizer = TextTokenizer(backbone.tokenizer_json, config.data.max_length)
+    return name_rows(labels.names, tokenizer, NAME_TEMPLATE)
+
+
+def _sentences(config: Config, backbone: Backbone, unlabeled: Sequence[Row]) -> Sentences | None:
+    """Return how texts fall into sentences; None where they are placed whole."""
+    if config.task != "classification" or not config.propagation.sentences:
+        return None
+    return sentences_of(backbone.tokenizer_json) if are_long(unlabeled) else None
 
 
 def aside_count(unlabeled: int) -> int:

@@ -9,20 +9,25 @@ from nanonet.core.config import Config
 from nanonet.models.backbones import Backbone
 from nanonet.models.learner import Learner
 from nanonet.tasks.base import Row, Window
+from nanonet.tasks.stored import random_rows
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.co_training import label_texts
 from nanonet.training.contrastive import contrastive_copy
 from nanonet.training.device import Hardware
-from nanonet.training.evaluation import embed
+from nanonet.training.names import NameView, name_similarities
+from nanonet.training.passages import Sentences, place
 from nanonet.training.processes import Processes
 from nanonet.training.propagation import (
     SoftLabels,
     Vectors,
+    agreement_of,
+    combine,
     propagate,
     propagate_each,
     within_reach,
 )
 
+ASKED = 1_000  # unlabelled texts that say whether sentences place them better
 FEWEST_REACHED = 32  # unlabelled rows: with fewer, none is taken for being out of reach
 
 
@@ -36,6 +41,8 @@ def spread_labels(
     hardware: Hardware,
     processes: Processes,
     backbone: Backbone | None = None,
+    names: Sequence[Row] = (),
+    sentences: Sentences | None = None,
 ) -> SoftLabels:
     """Return soft labels of the unlabelled rows' units.
 
@@ -48,11 +55,14 @@ def spread_labels(
         config: its ``propagation`` and ``seed`` are read.
         hardware: where to compute.
         processes: who shares the rows.
-        backbone: the pretrained encoder, a tuned copy of which lends a second space; None: none.
+        backbone: the pretrained encoder, for names and for a second space; None: without them.
+        names: token ids of a sentence with each class's name, where the last labelled rows are the
+            names; none: names have no say.
+        sentences: how the texts fall into sentences, where they are long.
     """
 
     def vectors_of(source: Learner, *tables: Sequence[Row]) -> list[Vectors]:
-        return [embed(source, rows, hardware, processes=processes) for rows in tables]
+        return [place(source, rows, hardware, sentences, processes) for rows in tables]
 
     settings = config.propagation
     given, others = vectors_of(learner, labeled, unlabeled)
@@ -73,8 +83,50 @@ def spread_labels(
         tuned = contrastive_copy(backbone, labeled, labels, config, hardware, processes)
         second = np.concatenate(vectors_of(tuned, labeled, near))
         vectors = np.concatenate([vectors, second], axis=1) / np.float32(np.sqrt(2.0))
-    found = label_texts(vectors, labels, texts, settings, config.seed)
+    view = None
+    if backbone is not None and len(names):
+        near_names = name_similarities(names, texts, backbone, hardware, sentences, processes)
+        view = NameView(near_names, len(labels) - len(names))
+    found = label_texts(vectors, labels, texts, settings, config.seed, view)
     return _among_all(found, kept, len(others), reached)
+
+
+def better_in_sentences(
+    learner: Learner,
+    labeled: Sequence[Row],
+    labels: NDArray[np.int64],
+    unlabeled: Sequence[Row],
+    names: Sequence[Row],
+    sentences: Sentences,
+    config: Config,
+    hardware: Hardware,
+    processes: Processes,
+    backbone: Backbone,
+) -> bool:
+    """Return whether long texts are to be placed by their sentences.
+
+    They are if what the labels say of some texts is then more often what names say: these know
+    nothing of the labels, and are asked in both ways at once. Mood is told by sentences, a topic by
+    the whole (figures in ``docs/experiments.md``).
+
+    Args:
+        learner, labeled, labels, config, hardware, processes, backbone: see `spread_labels`.
+        unlabeled: rows, some of which are asked.
+        names: token ids of a sentence with each class's name.
+        sentences: how the texts fall into sentences.
+    """
+    drawn = random_rows(len(unlabeled), ASKED, config.seed)
+    asked = [unlabeled[int(i)] for i in drawn]
+    says, near = [], np.zeros((len(asked), len(names)), dtype=np.float32)
+    for how in (None, sentences):
+        given, others = (
+            place(learner, rows, hardware, how, processes) for rows in (labeled, asked)
+        )
+        found = propagate(given, labels, others, len(names), config.propagation)
+        says.append(combine(found, given, labels, others).probabilities)
+        near += name_similarities(names, asked, backbone, hardware, how, processes)
+    whole, parts = (agreement_of(near, said) for said in says)
+    return parts > whole
 
 
 def _token_ids(rows: Sequence[Row]) -> list[Ids]:

@@ -1,0 +1,158 @@
+"""Long texts stand where their sentences do."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from nanonet.data.readers import table_from_lists
+from nanonet.models.backbones import load_backbone
+from nanonet.models.cohort import pretrained_learner
+from nanonet.training import engine as engine_module
+from nanonet.training import spreading
+from nanonet.training.device import Hardware
+from nanonet.training.evaluation import embed
+from nanonet.training.guard import Guard
+from nanonet.training.inputs import TrainingTables
+from nanonet.training.passages import LONG, Sentences, are_long, is_end, place, sentences_of
+from nanonet.training.processes import ALONE
+from nanonet.training.spreading import spread_labels
+from nanonet.training.train import train
+from tiny import WORDS, make_settings, make_texts
+
+FP32 = Hardware("cpu", "fp32", "eager", 1)
+CLS, SEP, STOP = 1, 2, 9
+SENTENCES = Sentences(np.array([CLS]), np.array([SEP]), np.array([STOP]))
+
+
+def row(*body):
+    return np.array([CLS, *body, SEP])
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ([], [[]]),
+        ([5, 6], [[5, 6]]),
+        ([5, 6, 7, STOP], [[5, 6, 7, STOP]]),
+        ([5, 6, 7, STOP, 4, 5, 6, STOP], [[5, 6, 7, STOP], [4, 5, 6, STOP]]),
+        ([5, 6, 7, STOP, 4, 5, 6, 7], [[5, 6, 7, STOP], [4, 5, 6, 7]]),
+        # Short ones join the next, and at the end the last.
+        ([5, STOP, 6, 7, STOP, 4, 5, 6, 7], [[5, STOP, 6, 7, STOP], [4, 5, 6, 7]]),
+        ([5, 6, 7, STOP, 4, STOP], [[5, 6, 7, STOP, 4, STOP]]),
+        ([STOP] * 3, [[STOP] * 3]),
+    ],
+)
+def test_a_text_falls_into_sentences(body, parts):
+    found = SENTENCES.of(row(*body))
+    assert [part.tolist() for part in found] == [row(*part).tolist() for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("token", "ends"),
+    [
+        *((token, True) for token in (".", "Ġ!", "▁?", "...", "。", "##.")),
+        *((token, False) for token in (",", "U.S", "##", "", "Ġ")),
+    ],
+)
+def test_which_tokens_end_a_sentence(token, ends):
+    assert is_end(token) is ends
+
+
+def test_a_tokenizer_tells_what_stands_around_texts_and_what_ends_sentences():
+    vocabulary = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, ".": 4, "b": 5, "!": 6}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = [("[CLS]", 1), ("[SEP]", 2)]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, special)
+    tokenizer.enable_padding(length=8)  # as MiniLM's does
+    found = sentences_of(tokenizer.to_str())
+    assert [part.tolist() for part in (found.before, found.after, found.ends)] == [[1], [2], [4, 6]]
+
+
+def test_long_is_what_the_median_text_is():
+    assert not are_long([])
+    assert not are_long([np.zeros(LONG), np.zeros(3), np.zeros(1000)])
+    assert are_long([np.zeros(LONG + 1), np.zeros(3), np.zeros(1000)])
+
+
+def test_a_text_stands_where_its_sentences_do_on_average(tiny_bert_folder):
+    learner = pretrained_learner(load_backbone(str(tiny_bert_folder)))
+    texts = [row(5, 6, 7, STOP, 8, 5, 8, STOP, 6, 6), row(7, 7), row(5, 6, 7, STOP, 4, 8, 8, 8)]
+    placed = place(learner, texts, FP32, SENTENCES)
+    for text, vector in zip(texts, placed, strict=True):
+        mean = embed(learner, SENTENCES.of(text), FP32).mean(0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_array_equal(place(learner, texts, FP32), embed(learner, texts, FP32))
+    assert not np.allclose(placed[0], embed(learner, texts, FP32)[0], atol=1e-3)
+
+
+def test_the_pretrained_learner_is_not_what_learns(tiny_bert_folder):
+    backbone = load_backbone(str(tiny_bert_folder))
+    learner = pretrained_learner(backbone)
+    own, given = (dict(m.named_parameters()) for m in (learner.encoder, backbone.encoder))
+    assert own.keys() == given.keys()
+    assert all(torch.equal(own[name], given[name]) for name in own)
+    assert not learner.training
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "better", "expected"),
+    [
+        ("true", 40, True, True),
+        ("true", 40, False, False),
+        ("true", 9, True, False),
+        ("false", 40, True, False),
+    ],
+)
+def test_only_long_texts_of_a_run_that_are_better_so_fall_into_sentences(
+    tmp_path, tiny_bert_folder, monkeypatch, setting, words, better, expected
+):
+    seen = []
+
+    def spread(*given):
+        seen.append(given[-1])
+        return spread_labels(*given)
+
+    def refer(guard, learner, rows, sentences):
+        seen.append(sentences)
+
+    monkeypatch.setattr(engine_module, "spread_labels", spread)
+    monkeypatch.setattr(engine_module, "better_in_sentences", lambda *_: better)
+    monkeypatch.setattr(Guard, "refer", refer)
+    monkeypatch.setattr("nanonet.training.prepare.names_tell", lambda *_: True)
+    monkeypatch.setattr("nanonet.training.passages.LONG", 20)
+    texts, labels = make_texts(60)
+    texts = [" ".join((text.split() * words)[:words]) for text in texts]
+    names = [WORDS[label] for label in labels]
+
+    def tables():
+        return TrainingTables(
+            table_from_lists(texts[:12], names[:12], source="labeled"),
+            table_from_lists(texts[12:], source="unlabeled"),
+        )
+
+    extra = (f"propagation.sentences={setting}", "data.max_length=64")
+    train(make_settings(tiny_bert_folder, *extra), tables, tmp_path / "run")
+    assert [place is not None for place in seen] == [expected, expected]
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_sentences_are_better_where_labels_then_say_more_often_what_names_say(monkeypatch, better):
+    """Four texts; by sentences (or whole) they stand where their names put them."""
+    truth = np.array([0, 0, 1, 1] * 10)
+    right = np.eye(2, dtype=np.float32)[truth]
+    wrong = np.eye(2, dtype=np.float32)[np.arange(40) % 2]
+
+    def placed(learner, rows, hardware, sentences, processes):
+        if len(rows) == 2:
+            return np.eye(2, dtype=np.float32)
+        return right if (sentences is not None) is better else wrong
+
+    monkeypatch.setattr(spreading, "place", placed)
+    monkeypatch.setattr(spreading, "name_similarities", lambda *_: right)
+    monkeypatch.setattr(spreading, "random_rows", lambda n, *_: np.arange(n))
+    settings = make_settings("nowhere")
+    given = ([row(5), row(6)], np.array([0, 1]), [row(7)] * 40, [row(5), row(6)], SENTENCES)
+    found = spreading.better_in_sentences(None, *given, settings, FP32, ALONE, None)
+    assert found is better
