@@ -1,5 +1,7 @@
 """Labels on which the teacher's space and the texts' tokens agree."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -228,26 +230,51 @@ def test_names_that_tell_more_than_vectors_and_tokens_are_heard(data):
     assert unheard > without - 0.05
 
 
-def test_names_count_by_the_labelled_texts_that_they_tell(data):
+def test_names_are_trusted_by_the_labelled_texts_that_they_tell(data):
     _, kinds, rng = data
     labels, names = kinds[:LABELED], names_of(kinds, 0.0, rng)
     found = np.eye(CLASSES)[kinds[LABELED:]] * 0.9 + 0.1 / 3
 
-    def loud(told, agreement):
-        own = labels if told else (labels + 1) % CLASSES
-        # Rows of names among the labelled ones are no texts that they could tell.
-        view = NameView(names.similarities, LABELED)
-        said = co_training._by_names(view, own, found, 1.0, agreement, np.random.default_rng(0))
-        return np.ptp(said, axis=1).mean()
+    def trust(own, known=LABELED):
+        view = NameView(names.similarities, known)
+        return co_training._by_names(view, own, found, 1.0, np.random.default_rng(0))[1]
 
-    assert loud(True, 0.7) > 2 * loud(False, 0.7)
-    assert loud(False, 0.5) > 2 * loud(False, 0.95)
+    assert trust(labels) == pytest.approx(1.0)
+    wrong = np.concatenate([labels[:6], (labels[6:] + 1) % CLASSES])
+    assert 0.5 < trust(wrong) < 0.85
+    assert trust(wrong, known=6) > trust(wrong) + 0.1  # the others are rows of names
+
+
+@pytest.mark.parametrize("sure", [0.6, 0.95])
+def test_the_labels_own_voice_is_trusted_no_further_than_names_that_are_heard(
+    data, monkeypatch, sure
+):
+    _, kinds, rng = data
+    vectors = unit(np.eye(8)[kinds] + 1.2 * rng.normal(size=(len(kinds), 8)))
+    start, counts = start_of(vectors, kinds), tf_idf(list(make_texts(kinds, 0.1, rng)))
+    start = replace(start, agreement=0.97)
+    trusted = []
+    original = co_training.logits_at
+
+    def spy(probabilities, confidence):
+        if probabilities is start.probabilities:
+            trusted.append(confidence)
+        return original(probabilities, confidence)
+
+    monkeypatch.setattr(co_training, "logits_at", spy)
+    said = np.eye(CLASSES)[kinds[LABELED:]]
+    monkeypatch.setattr(co_training, "_by_names", lambda *_: (said, sure))
+    monkeypatch.setattr(co_training, "agreement_of", lambda *_: 0.7)
+    co_train(start, vectors, counts, kinds[:LABELED], 0, names_of(kinds, 0.2, rng))
+    # 0.3 / 0.4 of the names' voice is heard in the one case, all of it in the other.
+    assert trusted[1:] == [0.97 if sure == 0.6 else 0.95] * len(co_training.SHARES)
 
 
 def test_names_where_all_texts_are_taken_for_one_class(data):
     _, kinds, rng = data
     found = np.tile([0.8, 0.1, 0.1], (UNLABELED, 1))
-    said = co_training._by_names(
-        names_of(kinds, 0.2, rng), kinds[:LABELED], found, 0.5, 0.9, np.random.default_rng(0)
+    said, trust = co_training._by_names(
+        names_of(kinds, 0.2, rng), kinds[:LABELED], found, 0.5, np.random.default_rng(0)
     )
     assert np.isfinite(said).all()
+    assert 0.0 < trust < 1.0

@@ -44,6 +44,7 @@ SMOOTHING = 0.3  # of naive Bayes: added to each count
 # Of each class, counted beside the texts when its share is estimated; from which distance on shares
 # are not taken for even ones; how often those who tell them agree. Measured in docs/experiments.md.
 EVEN_TEXTS, LEAST_DISTANCE, LEAST_AGREEMENT = 50.0, 0.1, 0.85
+WELL_HEARD = 0.9  # names' weight from which on they bound the trust in the labels' own voice
 DOUBT = 10.0  # labelled texts' worth of what names' agreement says, beside those that they tell
 MOST_TAUGHT = 6_000  # texts that the regression learns from at a time: bounds its seconds
 
@@ -128,6 +129,9 @@ def co_train(
     predict labels as well as the vectors agree among themselves. Names are trusted to the share t
     of labelled texts that they tell, and count by (1 - x) / (1 - t), 1 at most: they are few
     directions of a space that has not learnt the classes, and better than tokens or of no use.
+    Where they count in full, or nearly, the labels' own voice is trusted no further than the
+    greater of x and t: neighbours and regression know the same few texts, and may agree on an
+    error.
 
     No voice knows how common the classes are: neighbours' columns have equal mass, the regression
     is balanced, and this naive Bayes has no prior. What the labels alone say tells it, once, if it
@@ -150,14 +154,18 @@ def co_train(
     for share in SHARES:
         by_tokens = _out_of_fold(tokens, labels, for_tokens, share, random)
         by_space = _out_of_fold(space, labels, for_space, share, random)
-        agreement = agreement_of(by_tokens, for_tokens)
-        weight = np.clip((1 - agreement) / max(1 - start.agreement, 1e-6) - 1, 0.0, 1.0)
-        prior = weight * own_logits + common
-        token_logits = logits_at(by_tokens, agreement)
-        space_logits = logits_at(by_space, max(agreement, start.agreement))
-        name_logits = np.zeros_like(prior)
+        agreement, own_trust = agreement_of(by_tokens, for_tokens), start.agreement
+        name_logits = np.zeros_like(own_logits)
         if names is not None:
-            name_logits = _by_names(names, labels, for_names, share, agreement, random)
+            by_names, trust = _by_names(names, labels, for_names, share, random)
+            heard = np.clip((1 - agreement) / max(1 - trust, 1e-6), 0.0, 1.0)
+            name_logits = heard * logits_at(by_names, trust)
+            if heard >= WELL_HEARD:
+                own_trust = min(own_trust, max(agreement, trust))
+        weight = np.clip((1 - agreement) / max(1 - own_trust, 1e-6) - 1, 0.0, 1.0)
+        prior = weight * logits_at(start.probabilities, own_trust) + common
+        token_logits = logits_at(by_tokens, agreement)
+        space_logits = logits_at(by_space, max(agreement, own_trust))
         # Each is taught by the others, and not by itself: its own errors would grow.
         for_tokens = softmax(prior + space_logits + name_logits)
         for_space = softmax(prior + token_logits + name_logits)
@@ -171,17 +179,15 @@ def _by_names(
     labels: NDArray[np.int64],
     found: Floats,
     share: float,
-    agreement: float,
     random: np.random.Generator,
-) -> Floats:
-    """Return the logits that names give the unlabelled texts, (n_u, C), by how far they are heard.
+) -> tuple[Floats, float]:
+    """Return what names say of the unlabelled texts, (n_u, C), and how far they are to be trusted.
 
     Args:
         names: the texts beside the names.
         labels: of the labelled texts.
         found: what the unlabelled texts are taken for, by other voices, (n_u, C).
         share: see `_out_of_fold`.
-        agreement: of tokens with what taught them.
         random: draws the folds.
     """
     rows, guesses = names.similarities, found.argmax(1)
@@ -191,9 +197,7 @@ def _by_names(
         model = _few_directions().fit(rows[len(labels) :], guesses)
         told = model.predict(rows[: names.known]) == labels[: names.known]
     trust = (told.sum() + DOUBT * agreement_of(said, found)) / (names.known + DOUBT)
-    heard = np.clip((1 - agreement) / max(1 - trust, 1e-6), 0.0, 1.0)
-    logits: Floats = heard * logits_at(said, float(trust))
-    return logits
+    return said, float(trust)
 
 
 def _how_common(found: Floats, agreement: float) -> Floats:
