@@ -245,9 +245,17 @@ def test_names_are_trusted_by_the_labelled_texts_that_they_tell(data):
     assert trust(wrong, known=6) > trust(wrong) + 0.1  # the others are rows of names
 
 
-@pytest.mark.parametrize("sure", [0.6, 0.95])
+@pytest.mark.parametrize(
+    ("agreement", "trust", "own"),
+    [
+        (0.7, 0.6, 0.97),  # 0.75 of the names' voice is heard
+        (0.7, 0.95, 0.95),
+        (0.7, 0.69, 0.7),
+        (0.37, 0.47, 0.97),  # better than tokens, and bad
+    ],
+)
 def test_the_labels_own_voice_is_trusted_no_further_than_names_that_are_heard(
-    data, monkeypatch, sure
+    data, monkeypatch, agreement, trust, own
 ):
     _, kinds, rng = data
     vectors = unit(np.eye(8)[kinds] + 1.2 * rng.normal(size=(len(kinds), 8)))
@@ -263,11 +271,10 @@ def test_the_labels_own_voice_is_trusted_no_further_than_names_that_are_heard(
 
     monkeypatch.setattr(co_training, "logits_at", spy)
     said = np.eye(CLASSES)[kinds[LABELED:]]
-    monkeypatch.setattr(co_training, "_by_names", lambda *_: (said, sure))
-    monkeypatch.setattr(co_training, "agreement_of", lambda *_: 0.7)
+    monkeypatch.setattr(co_training, "_by_names", lambda *_: (said, trust))
+    monkeypatch.setattr(co_training, "agreement_of", lambda *_: agreement)
     co_train(start, vectors, counts, kinds[:LABELED], 0, names_of(kinds, 0.2, rng))
-    # 0.3 / 0.4 of the names' voice is heard in the one case, all of it in the other.
-    assert trusted[1:] == [0.97 if sure == 0.6 else 0.95] * len(co_training.SHARES)
+    assert trusted[1:] == [own] * len(co_training.SHARES)
 
 
 def test_names_where_all_texts_are_taken_for_one_class(data):

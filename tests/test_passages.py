@@ -1,5 +1,7 @@
 """Long texts stand where their sentences do."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from nanonet.models.backbones import load_backbone
 from nanonet.models.cohort import pretrained_learner
 from nanonet.training import engine as engine_module
 from nanonet.training import spreading
+from nanonet.training.checkpoint import list_checkpoints, read_tensors
 from nanonet.training.device import Hardware
+from nanonet.training.engine import Engine
 from nanonet.training.evaluation import embed
 from nanonet.training.guard import Guard
 from nanonet.training.inputs import TrainingTables
@@ -18,6 +22,7 @@ from nanonet.training.passages import LONG, Sentences, are_long, is_end, place, 
 from nanonet.training.processes import ALONE
 from nanonet.training.spreading import spread_labels
 from nanonet.training.train import train
+from test_resume import interrupted
 from tiny import WORDS, make_settings, make_texts
 
 FP32 = Hardware("cpu", "fp32", "eager", 1)
@@ -51,8 +56,8 @@ def test_a_text_falls_into_sentences(body, parts):
 @pytest.mark.parametrize(
     ("token", "ends"),
     [
-        *((token, True) for token in (".", "Ġ!", "▁?", "...", "。", "##.")),
-        *((token, False) for token in (",", "U.S", "##", "", "Ġ")),
+        *((token, True) for token in (".", " !", "?", "...", "。", "##.", '."', "?)")),
+        *((token, False) for token in (",", "U.S", "##", "", " ", '"', "##s")),
     ],
 )
 def test_which_tokens_end_a_sentence(token, ends):
@@ -87,13 +92,37 @@ def test_a_text_stands_where_its_sentences_do_on_average(tiny_bert_folder):
     assert not np.allclose(placed[0], embed(learner, texts, FP32)[0], atol=1e-3)
 
 
-def test_the_pretrained_learner_is_not_what_learns(tiny_bert_folder):
+def test_the_pretrained_learner_shares_what_the_backbone_holds(tiny_bert_folder):
     backbone = load_backbone(str(tiny_bert_folder))
     learner = pretrained_learner(backbone)
     own, given = (dict(m.named_parameters()) for m in (learner.encoder, backbone.encoder))
     assert own.keys() == given.keys()
-    assert all(torch.equal(own[name], given[name]) for name in own)
+    assert all(own[name] is given[name] for name in own)
     assert not learner.training
+
+
+def test_training_leaves_the_pretrained_space_as_it_was(tmp_path, tiny_bert_folder, monkeypatch):
+    seen = []
+    original = Engine.run
+
+    def spy(engine, *rest):
+        before = {n: p.clone() for n, p in engine.backbone.encoder.named_parameters()}
+        position = original(engine, *rest)
+        seen.append((before, dict(engine.backbone.encoder.named_parameters())))
+        return position
+
+    monkeypatch.setattr(Engine, "run", spy)
+    texts, labels = make_texts(20)
+
+    def tables():
+        return TrainingTables(
+            table_from_lists(texts[:12], labels[:12], source="labeled"),
+            table_from_lists(texts[12:], source="unlabeled"),
+        )
+
+    train(make_settings(tiny_bert_folder), tables, tmp_path / "run")
+    before, after = seen[-1]
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +164,14 @@ def test_only_long_texts_of_a_run_that_are_better_so_fall_into_sentences(
     extra = (f"propagation.sentences={setting}", "data.max_length=64")
     train(make_settings(tiny_bert_folder, *extra), tables, tmp_path / "run")
     assert [place is not None for place in seen] == [expected, expected]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["spreading"]["by_sentences"] is expected
+    assert 0.0 <= summary["spreading"]["names_heard"] <= 1.0
 
 
 @pytest.mark.parametrize("better", [True, False])
 def test_sentences_are_better_where_labels_then_say_more_often_what_names_say(monkeypatch, better):
-    """Four texts; by sentences (or whole) they stand where their names put them."""
+    """By sentences (or whole) texts stand where names put them, which know it one way only."""
     truth = np.array([0, 0, 1, 1] * 10)
     right = np.eye(2, dtype=np.float32)[truth]
     wrong = np.eye(2, dtype=np.float32)[np.arange(40) % 2]
@@ -150,9 +182,48 @@ def test_sentences_are_better_where_labels_then_say_more_often_what_names_say(mo
         return right if (sentences is not None) is better else wrong
 
     monkeypatch.setattr(spreading, "place", placed)
-    monkeypatch.setattr(spreading, "name_similarities", lambda *_: right)
+    names = [0.1 * wrong, right]  # of whole texts, then of sentences: the sum is right
+    monkeypatch.setattr(spreading, "name_similarities", lambda *_: names.pop(0))
     monkeypatch.setattr(spreading, "random_rows", lambda n, *_: np.arange(n))
     settings = make_settings("nowhere")
     given = ([row(5), row(6)], np.array([0, 1]), [row(7)] * 40, [row(5), row(6)], SENTENCES)
     found = spreading.better_in_sentences(None, *given, settings, FP32, ALONE, None)
     assert found is better
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_a_run_with_names_and_sentences_resumes_to_the_bit(
+    tmp_path, tiny_bert_folder, monkeypatch, step
+):
+    """Labels spread after two of eight steps; unlabelled texts are learnt from after four."""
+    monkeypatch.setattr("nanonet.training.prepare.names_tell", lambda *_: True)
+    monkeypatch.setattr("nanonet.training.passages.LONG", 4)
+    monkeypatch.setattr(engine_module, "better_in_sentences", lambda *_: True)
+    texts, labels = make_texts(60)
+    names = [WORDS[label] for label in labels]
+
+    def tables():
+        return TrainingTables(
+            table_from_lists(texts[:12], names[:12], source="labeled"),
+            table_from_lists(texts[12:], source="unlabeled"),
+        )
+
+    extra = ["training.steps=8", "guard.every=0.25", "propagation.at=0.25"]
+    for phase in ("preparation.stop", "teacher.start", "students.start"):
+        extra.append(f"phases.{phase}=0.5")
+    config = make_settings(tiny_bert_folder, *extra)
+    train(config, tables, tmp_path / "whole")
+    interrupted(config, tmp_path / "parts", step, tables)
+    train(config, tables, tmp_path / "parts", mode="resume")
+    whole, parts = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts")
+    )
+    assert whole["spreading"]["by_sentences"] is True
+    assert whole["spreading"]["names_heard"] is not None
+    for key in ("weights_sha256", "guard", "spreading", "selected"):
+        assert parts[key] == whole[key]
+    references = [
+        read_tensors(list_checkpoints(tmp_path / name / "checkpoints")[-1] / "guard.safetensors")
+        for name in ("whole", "parts")
+    ]
+    assert torch.equal(references[0]["reference"], references[1]["reference"])

@@ -6,12 +6,12 @@ vectors and naive Bayes on how often tokens and pairs of tokens occur (Rennie et
 "Tackling the poor assumptions of naive Bayes text classifiers"). Two departures keep it from
 drifting: no text is ever judged by a model that was taught that text, and what the labels alone
 said keeps a say, which fades only as far as the views come to agree. A third view are the texts'
-similarities to the labels' names (see `names`), where names tell texts apart as well as tokens do.
+similarities to the labels' names (see `names`), the less the worse they are than tokens.
 What it brings is measured in ``docs/experiments.md``.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -44,9 +44,9 @@ SMOOTHING = 0.3  # of naive Bayes: added to each count
 # Of each class, counted beside the texts when its share is estimated; from which distance on shares
 # are not taken for even ones; how often those who tell them agree. Measured in docs/experiments.md.
 EVEN_TEXTS, LEAST_DISTANCE, LEAST_AGREEMENT = 50.0, 0.1, 0.85
-WELL_HEARD = 0.9  # names' weight from which on they bound the trust in the labels' own voice
+WELL_HEARD, WELL_TRUSTED = 0.9, 2 / 3  # names' weight and trust that bound the labels' own
 DOUBT = 10.0  # labelled texts' worth of what names' agreement says, beside those that they tell
-MOST_TAUGHT = 6_000  # texts that the regression learns from at a time: bounds its seconds
+MOST_TAUGHT = 6_000  # texts that a regression learns from at a time: bounds its seconds
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def co_train(
     by (1 - x) / (1 - a) - 1, within 0 and 1: nothing where tokens, which see none of the vectors,
     predict labels as well as the vectors agree among themselves. Names are trusted to the share t
     of labelled texts that they tell, and count by (1 - x) / (1 - t), 1 at most: they are few
-    directions of a space that has not learnt the classes, and better than tokens or of no use.
-    Where they count in full, or nearly, the labels' own voice is trusted no further than the
-    greater of x and t: neighbours and regression know the same few texts, and may agree on an
-    error.
+    directions of a space that has not learnt the classes.
+    Where they count in full, or nearly, and t is two thirds or more, the labels' own voice is
+    trusted no further than the greater of x and t: neighbours and regression know the same few
+    texts, and may agree on an error.
 
     No voice knows how common the classes are: neighbours' columns have equal mass, the regression
     is balanced, and this naive Bayes has no prior. What the labels alone say tells it, once, if it
@@ -160,7 +160,7 @@ def co_train(
             by_names, trust = _by_names(names, labels, for_names, share, random)
             heard = np.clip((1 - agreement) / max(1 - trust, 1e-6), 0.0, 1.0)
             name_logits = heard * logits_at(by_names, trust)
-            if heard >= WELL_HEARD:
+            if heard >= WELL_HEARD and trust >= WELL_TRUSTED:
                 own_trust = min(own_trust, max(agreement, trust))
         weight = np.clip((1 - agreement) / max(1 - own_trust, 1e-6) - 1, 0.0, 1.0)
         prior = weight * logits_at(start.probabilities, own_trust) + common
@@ -171,7 +171,8 @@ def co_train(
         for_space = softmax(prior + token_logits + name_logits)
         for_names = softmax(prior + token_logits + space_logits)
         together = softmax(prior + token_logits + space_logits + name_logits)
-    return soft_labels(together)
+    found = soft_labels(together)
+    return found if names is None else replace(found, names_heard=np.array([heard]))
 
 
 def _by_names(
@@ -190,11 +191,11 @@ def _by_names(
         share: see `_out_of_fold`.
         random: draws the folds.
     """
-    rows, guesses = names.similarities, found.argmax(1)
-    said = _out_of_fold(View(rows, _few_directions), labels, found, share, random)
+    rows, guesses = names.similarities, found.argmax(1)[:MOST_TAUGHT]
+    said = _out_of_fold(View(rows, _few_directions, MOST_TAUGHT), labels, found, share, random)
     told = guesses[:1] == labels[: names.known]
     if len(np.unique(guesses)) > 1:
-        model = _few_directions().fit(rows[len(labels) :], guesses)
+        model = _few_directions().fit(rows[len(labels) :][: len(guesses)], guesses)
         told = model.predict(rows[: names.known]) == labels[: names.known]
     trust = (told.sum() + DOUBT * agreement_of(said, found)) / (names.known + DOUBT)
     return said, float(trust)

@@ -54,9 +54,9 @@ class TrainingRows:
             whether it has each of them, text by text.
         unlabeled: rows; empty without unlabelled text.
         aside: unlabelled rows that are not learnt from.
+        class_weights: how much labelled units of each class count, (C,); None: all the same.
         names: a sentence with each class's name, see `spread_labels`.
         sentences: how texts fall into sentences, where they are long.
-        class_weights: how much labelled units of each class count, (C,); None: all the same.
     """
 
     labeled: Sequence[Row]
@@ -161,7 +161,6 @@ class Engine:
     guard: Guard | None = None
     backbone: Backbone | None = None
     optimizers: dict[str, torch.optim.AdamW] = field(init=False)
-    _sentences: Sentences | None = field(init=False, default=None)  # what texts are placed by
     propagation_step: int | None = field(init=False)
     first_unlabeled_step: int | None = field(init=False)
 
@@ -212,9 +211,7 @@ class Engine:
                     self.soft_labels = self._propagate()
             if self.guard is not None and step == self.first_unlabeled_step:
                 with self.profile.span("guard"):
-                    learnt, aside = self.within_reach()
-                    asked = aside if self.rows.aside else learnt
-                    self.guard.refer(self._source(), asked, self._sentences)
+                    self._prepare(self.guard)
                     self.guard.look(step, self.cohort)  # who is sound can be put back to this
             with self.profile.span("data"):
                 batch = self._draw(step)
@@ -294,23 +291,29 @@ class Engine:
         """Spread the labels in the teacher's space as it now is."""
         rows = (self.rows.labeled, self.rows.labels, self.rows.unlabeled, self.rows.aside)
         where = (self.config, self.hardware, self.processes, self.backbone)
-        self._sentences = self._better_sentences()
-        how = (self.rows.names, self._sentences)
+        how = (self.rows.names, self.rows.sentences if self._are_better_in_sentences() else None)
         return spread_labels(self._source(), *rows, *where, *how)
 
-    def _better_sentences(self) -> Sentences | None:
-        """Return how texts fall into sentences, if that is where they are placed better."""
+    def _are_better_in_sentences(self) -> bool:
+        """Return whether texts are long, and placed better by their sentences."""
         rows, backbone = self.rows, self.backbone
         if rows.sentences is None or not rows.names or backbone is None:
-            return None
+            return False
         given = (rows.labeled, rows.labels, rows.unlabeled, rows.names, rows.sentences)
         where = (self.config, self.hardware, self.processes, backbone)
-        better = better_in_sentences(self._source(), *given, *where)
-        return rows.sentences if better else None
+        return better_in_sentences(self._source(), *given, *where)
 
     def _source(self) -> Learner:
         """Return the learner in whose space labels spread: the teacher, if there is one."""
         return self.cohort[TEACHER if self.cohort.has_teacher else self.cohort.students[0]]
+
+    def _prepare(self, guard: Guard) -> None:
+        """Let the guard see what the labels say of the texts that it asks, placed as these are."""
+        learnt, aside = self.within_reach()
+        found = self.soft_labels
+        by_sentences = found is not None and found.by_sentences is not None
+        sentences = self.rows.sentences if by_sentences else None
+        guard.refer(self._source(), aside if self.rows.aside else learnt, sentences)
 
     def _look_after(self, step: int) -> None:
         """Let the guard look, if it is time to; who was put back starts with new moments."""

@@ -105,7 +105,7 @@ def name_similarities(
         processes: who shares the texts.
     """
     learner = pretrained_learner(backbone).to(hardware.device)
-    placed = embed(learner, names, hardware)
+    placed = embed(learner, names, hardware, processes=processes)
     near = place(learner, texts, hardware, sentences, processes) @ placed.T
     near = near - near.mean(1, keepdims=True)
     near = near - near.mean(0)

@@ -22,7 +22,7 @@ from nanonet.training.processes import ALONE, Processes
 LONG = 128  # tokens of the median text: what sentence encoders such as MiniLM are trained up to
 FEWEST = 4  # tokens of a sentence; shorter ones join the next
 SENTENCE_ENDS = frozenset(".!?。！？।؟…")
-_WORD_MARKS = "Ġ▁#"  # what vocabularies write before a token that begins a word, or does not
+CLOSING = "\"'”’»)]"
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,14 @@ def sentences_of(tokenizer_json: str) -> Sentences:
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
     vocabulary = tokenizer.get_vocab()
-    ends = [i for token, i in vocabulary.items() if is_end(token)]
+    # Decoded, since byte-level vocabularies write most signs as others.
+    ends = [i for i in vocabulary.values() if is_end(tokenizer.decode([i]))]
     return Sentences(*special_ids(tokenizer), np.array(sorted(ends), dtype=np.int64))
 
 
 def is_end(token: str) -> bool:
-    """Return whether a token of a vocabulary ends a sentence."""
-    bare = token.lstrip(_WORD_MARKS)
+    """Return whether a decoded token ends a sentence, quotes and brackets after it included."""
+    bare = token.strip().removeprefix("##").rstrip(CLOSING)
     return bool(bare) and set(bare) <= SENTENCE_ENDS
 
 
@@ -94,8 +95,6 @@ def place(
     parts = [sentences.of(np.asarray(row)) for row in rows]
     counts = [len(part) for part in parts]
     vectors = embed(learner, [s for part in parts for s in part], hardware, processes=processes)
-    owners = np.repeat(np.arange(len(parts)), counts)
-    sums = np.zeros((len(parts), vectors.shape[1]), dtype=np.float32)
-    np.add.at(sums, owners, vectors)
+    sums = np.add.reduceat(vectors, np.cumsum([0, *counts[:-1]]))
     placed: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)
     return placed

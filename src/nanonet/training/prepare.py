@@ -104,10 +104,10 @@ def prepare(
     texts: Sequence[Row] = encoded["labeled"].encoded.ids
     names = _names(config, backbone, cohort, texts, truth, labels, hardware)
     learnt = np.concatenate([truth, np.arange(len(names))])
-    told = _names_in_sentences(config, backbone, labels) if names else []
+    prompts = _name_prompts(config, backbone, labels) if names else []
     sentences = _sentences(config, backbone, unlabeled)
     learnt_rows = [*texts, *names]
-    rows = TrainingRows(learnt_rows, learnt, unlabeled, weights, aside, told, sentences)
+    rows = TrainingRows(learnt_rows, learnt, unlabeled, weights, aside, prompts, sentences)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes, backbone=backbone)
     if config.guard.every > 0.0 and config.task == "classification" and plan.reads_unlabeled:
@@ -134,7 +134,7 @@ def _names(
     return names if names and names_tell(names, texts, truth, source, hardware) else []
 
 
-def _names_in_sentences(config: Config, backbone: Backbone, labels: LabelSet) -> list[Row]:
+def _name_prompts(config: Config, backbone: Backbone, labels: LabelSet) -> list[Row]:
     """Return what texts are held against when labels spread; none where names have no say."""
     if not config.propagation.names:
         return []

@@ -3,8 +3,9 @@
 Once, after a share of the steps, the teacher places every labelled and unlabelled text in its space
 as it then is. Labels spread along the graph of nearest neighbours (Zhou et al. 2003, "Learning with
 local and global consistency": F <- alpha S F + (1 - alpha) Y, S the normalised adjacency), which
-gives each unlabelled text a soft label. A classifier and the texts' words may have a say too (see
-`combine` and `co_training`). What this brings is measured in ``docs/experiments.md``.
+gives each unlabelled text a soft label. A classifier, the texts' tokens and the labels' names may
+have a say too (see `combine` and `co_training`). What this brings is measured in
+``docs/experiments.md``.
 """
 
 from dataclasses import dataclass
@@ -51,11 +52,15 @@ class SoftLabels:
             least clear to 1; 0 for every row that no label has reached.
         reached: which rows are within reach, see `within_reach`: the unlabelled ones, then those
             kept aside, (n_u + n_a,); None: all.
+        by_sentences: whether the texts stood where their sentences do, (1,); None: they did not.
+        names_heard: weight of the names' voice in the end, from 0 to 1, (1,); None: they had none.
     """
 
     probabilities: Vectors
     confidence: Vectors
     reached: NDArray[np.bool_] | None = None
+    by_sentences: NDArray[np.bool_] | None = None
+    names_heard: NDArray[np.float64] | None = None
 
 
 def propagate(

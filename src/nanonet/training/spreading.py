@@ -1,8 +1,10 @@
 """Labels for the unlabelled rows of a run, in the space of a learner as it is at that time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nanonet.core.config import Config
@@ -11,7 +13,7 @@ from nanonet.models.learner import Learner
 from nanonet.tasks.base import Row, Window
 from nanonet.tasks.stored import random_rows
 from nanonet.tasks.tokenization import Ids
-from nanonet.training.co_training import label_texts
+from nanonet.training.co_training import CO_TRAINED, label_texts
 from nanonet.training.contrastive import contrastive_copy
 from nanonet.training.device import Hardware
 from nanonet.training.names import NameView, name_similarities
@@ -84,11 +86,12 @@ def spread_labels(
         second = np.concatenate(vectors_of(tuned, labeled, near))
         vectors = np.concatenate([vectors, second], axis=1) / np.float32(np.sqrt(2.0))
     view = None
-    if backbone is not None and len(names):
+    if backbone is not None and len(names) and settings.labels in CO_TRAINED:
         near_names = name_similarities(names, texts, backbone, hardware, sentences, processes)
         view = NameView(near_names, len(labels) - len(names))
     found = label_texts(vectors, labels, texts, settings, config.seed, view)
-    return _among_all(found, kept, len(others), reached)
+    found = _among_all(found, kept, len(others), reached)
+    return found if sentences is None else replace(found, by_sentences=np.array([True]))
 
 
 def better_in_sentences(
@@ -126,7 +129,9 @@ def better_in_sentences(
         says.append(combine(found, given, labels, others).probabilities)
         near += name_similarities(names, asked, backbone, hardware, how, processes)
     whole, parts = (agreement_of(near, said) for said in says)
-    return parts > whole
+    better = torch.tensor([float(parts > whole and processes.main)])
+    processes.add_up(better)  # a last digit may differ elsewhere: what the main one has found
+    return bool(better)
 
 
 def _token_ids(rows: Sequence[Row]) -> list[Ids]:
@@ -141,4 +146,4 @@ def _among_all(
     probabilities: Vectors = np.full((rows, classes), 1 / classes, dtype=np.float32)
     confidence: Vectors = np.zeros(rows, dtype=np.float32)
     probabilities[kept], confidence[kept] = found.probabilities, found.confidence
-    return SoftLabels(probabilities, confidence, reached)
+    return replace(found, probabilities=probabilities, confidence=confidence, reached=reached)

@@ -36,6 +36,7 @@ from nanonet.training.prepare import Prepared, prepare
 from nanonet.training.priors import describe_priors
 from nanonet.training.processes import Processes, join_processes
 from nanonet.training.profile import OFF, Profile, report_lines
+from nanonet.training.propagation import SoftLabels
 from nanonet.training.recorder import Recorder, opening
 from nanonet.training.resume import Mode, check_resumable, hardware_of, is_done, version_warnings
 from nanonet.training.run_folder import RunFolder, weights_sha256
@@ -314,7 +315,7 @@ def _finish(
     labeled = prepared.tables["labeled"]
     used = len(prepared.engine.rows.unlabeled)
     out_of_reach = used - len(prepared.engine.within_reach()[0])
-    pool = prepared.tables.get("unlabeled", labeled)
+    pool, spread = prepared.tables.get("unlabeled", labeled), prepared.engine.soft_labels
     summary = {
         "task": config.task,
         "teacher": TEACHER if cohort.has_teacher else None,
@@ -336,6 +337,7 @@ def _finish(
         "unlabeled_used": used,
         "unlabeled_aside": len(prepared.aside),
         "unlabeled_out_of_reach": out_of_reach,
+        "spreading": None if spread is None else _describe_spreading(spread),
         "guard": guard and {**guard.summary(), "astray": list(outcome.astray)},
         "truncated": prepared.truncated,
         "token_lengths": token_lengths(pool),
@@ -352,6 +354,12 @@ def _finish(
     _tell(summary, outcome, config, labels, display)
     prepared.engine.processes.wait()  # for the one that writes
     return summary
+
+
+def _describe_spreading(found: SoftLabels) -> dict[str, Any]:
+    """Return how labels spread: what texts stood for, and the weight of the names' voice."""
+    heard = None if found.names_heard is None else round(float(found.names_heard[0]), 3)
+    return {"by_sentences": found.by_sentences is not None, "names_heard": heard}
 
 
 def _tell(
