@@ -142,7 +142,8 @@ class PropagationConfig:
     alpha: float = setting(0.95, 0.0, 0.999)  # weight of the neighbours against one's own label
     iterations: int = setting(30, 1)
     # By neighbours alone, combined with a logistic regression, or that co-trained with the texts'
-    # tokens and labels' names (see training/co_training.py). auto: co-trained where a text has one label.
+    # tokens and labels' names (see training/co_training.py). auto: co-trained where a text has one
+    # label.
     labels: Literal["auto", "neighbours", "combined", "co-trained"] = "auto"
     contrastive_steps: int = setting(0, 0)  # of a copy of the encoder, see contrastive.py
     names: bool = True  # labels' names have a say too, where they are learnt as examples
