@@ -44,7 +44,8 @@ SMOOTHING = 0.3  # of naive Bayes: added to each count
 # Of each class, counted beside the texts when its share is estimated; from which distance on shares
 # are not taken for even ones; how often those who tell them agree. Measured in docs/experiments.md.
 EVEN_TEXTS, LEAST_DISTANCE, LEAST_AGREEMENT = 50.0, 0.1, 0.85
-WELL_HEARD, WELL_TRUSTED = 0.9, 2 / 3  # names' weight and trust that bound the labels' own
+WELL_STANDING, WELL_TRUSTED = 0.9, 2 / 3  # names' standing and trust that bound the labels' own
+SHYNESS = 4  # power of names' weight: docstrings lost one to four points by the plain one
 DOUBT = 10.0  # labelled texts' worth of what names' agreement says, beside those that they tell
 MOST_TAUGHT = 6_000  # texts that a regression learns from at a time: bounds its seconds
 
@@ -127,11 +128,10 @@ def co_train(
     taught them, the vectors' to the greater of the two. Logits add up. The labels' own voice counts
     by (1 - x) / (1 - a) - 1, within 0 and 1: nothing where tokens, which see none of the vectors,
     predict labels as well as the vectors agree among themselves. Names are trusted to the share t
-    of labelled texts that they tell, and count by (1 - x) / (1 - t), 1 at most: they are few
-    directions of a space that has not learnt the classes.
-    Where they count in full, or nearly, and t is two thirds or more, the labels' own voice is
-    trusted no further than the greater of x and t: neighbours and regression know the same few
-    texts, and may agree on an error.
+    of labelled texts that they tell, and count by ((1 - x) / (1 - t))^4, 1 at most: they are few
+    directions of a space that has not learnt the classes. Where (1 - x) / (1 - t) is 0.9 or more,
+    and t two thirds or more, the labels' own voice is trusted no further than the greater of x and
+    t: neighbours and regression know the same few texts, and may agree on an error.
 
     No voice knows how common the classes are: neighbours' columns have equal mass, the regression
     is balanced, and this naive Bayes has no prior. What the labels alone say tells it, once, if it
@@ -158,9 +158,10 @@ def co_train(
         name_logits = np.zeros_like(own_logits)
         if names is not None:
             by_names, trust = _by_names(names, labels, for_names, share, random)
-            heard = np.clip((1 - agreement) / max(1 - trust, 1e-6), 0.0, 1.0)
+            standing = np.clip((1 - agreement) / max(1 - trust, 1e-6), 0.0, 1.0)
+            heard = standing**SHYNESS
             name_logits = heard * logits_at(by_names, trust)
-            if heard >= WELL_HEARD and trust >= WELL_TRUSTED:
+            if standing >= WELL_STANDING and trust >= WELL_TRUSTED:
                 own_trust = min(own_trust, max(agreement, trust))
         weight = np.clip((1 - agreement) / max(1 - own_trust, 1e-6) - 1, 0.0, 1.0)
         prior = weight * logits_at(start.probabilities, own_trust) + common
