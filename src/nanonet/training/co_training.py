@@ -45,7 +45,7 @@ SMOOTHING = 0.3  # of naive Bayes: added to each count
 # are not taken for even ones; how often those who tell them agree. Measured in docs/experiments.md.
 EVEN_TEXTS, LEAST_DISTANCE, LEAST_AGREEMENT = 50.0, 0.1, 0.85
 WELL_STANDING, WELL_TRUSTED = 0.9, 2 / 3  # names' standing and trust that bound the labels' own
-SHYNESS = 4  # power of names' weight: docstrings lost one to four points by the plain one
+NAMES_POWER = 4  # of their weight: docstrings lost one to four points by the plain one
 DOUBT = 10.0  # labelled texts' worth of what names' agreement says, beside those that they tell
 MOST_TAUGHT = 6_000  # texts that a regression learns from at a time: bounds its seconds
 
@@ -159,7 +159,7 @@ def co_train(
         if names is not None:
             by_names, trust = _by_names(names, labels, for_names, share, random)
             standing = np.clip((1 - agreement) / max(1 - trust, 1e-6), 0.0, 1.0)
-            heard = standing**SHYNESS
+            heard = standing**NAMES_POWER
             name_logits = heard * logits_at(by_names, trust)
             if standing >= WELL_STANDING and trust >= WELL_TRUSTED:
                 own_trust = min(own_trust, max(agreement, trust))

@@ -20,7 +20,7 @@ from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, own_chance_and_threads, shrink_frozen
 from nanonet.training.engine import Engine, TrainingRows
-from nanonet.training.guard import make_guard
+from nanonet.training.guard import Guard, make_guard
 from nanonet.training.names import NAME_TEMPLATE, name_rows, names_tell
 from nanonet.training.passages import Sentences, are_long, sentences_of
 from nanonet.training.plan import make_plan
@@ -106,13 +106,10 @@ def prepare(
     learnt = np.concatenate([truth, np.arange(len(names))])
     prompts = _name_prompts(config, backbone, labels) if names else []
     sentences = _sentences(config, backbone, unlabeled)
-    learnt_rows = [*texts, *names]
-    rows = TrainingRows(learnt_rows, learnt, unlabeled, weights, aside, prompts, sentences)
+    rows = TrainingRows([*texts, *names], learnt, unlabeled, weights, aside, prompts, sentences)
     plan = make_plan(config, has_unlabeled=bool(unlabeled))
     engine = Engine(cohort, plan, rows, config, hardware, processes=processes, backbone=backbone)
-    if config.guard.every > 0.0 and config.task == "classification" and plan.reads_unlabeled:
-        asked = aside or unlabeled
-        engine.guard = make_guard(learnt_rows, learnt, asked, config, hardware, processes)
+    engine.guard = _guard(engine)
     truncated = {name: table.encoded.truncated for name, table in encoded.items()}
     return Prepared(cohort, engine, hardware, encoded, truncated, task, start, aside)
 
@@ -132,6 +129,18 @@ def _names(
     names = name_rows(labels.names, TextTokenizer(backbone.tokenizer_json, config.data.max_length))
     source = cohort[next(iter(cohort))]
     return names if names and names_tell(names, texts, truth, source, hardware) else []
+
+
+def _guard(engine: Engine) -> Guard | None:
+    """Return who looks after the learners of a run; None: nobody does."""
+    config, rows = engine.config, engine.rows
+    if config.task != "classification" or not engine.plan.reads_unlabeled:
+        return None
+    if config.guard.every == 0.0:
+        return None
+    asked = rows.aside or rows.unlabeled
+    where = (engine.hardware, engine.processes)
+    return make_guard(rows.labeled, rows.labels, asked, config, *where)
 
 
 def _name_prompts(config: Config, backbone: Backbone, labels: LabelSet) -> list[Row]:
