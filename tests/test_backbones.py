@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanonet.core.errors import BackboneError, ConfigError
-from nanonet.models.attention import PACKED, register_attention
+from nanonet.models.attention import PACKED, packed_attention, register_attention
 from nanonet.models.backbones import (
     check_length,
     load_backbone,
@@ -291,3 +291,30 @@ def test_chunks_read_at_once_give_what_they_give_one_by_one(kind, checkpointing)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, others[name], rtol=1e-4, atol=1e-4)
     assert ours.std() > 0.01
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("local", [False, True])
+def test_attention_is_the_textbooks(kind, learns, local):
+    """Context and gradients, with padding (and a window): two different kernels in bf16."""
+    generator = torch.Generator().manual_seed(1)
+    given = [torch.randn(3, 2, 7, 8, generator=generator) for _ in range(3)]
+    query, key, value = (x.to(kind).requires_grad_(learns) for x in given)
+    allowed = torch.arange(7) < torch.tensor([7, 6, 4])[:, None, None, None]
+    if local:
+        allowed = allowed & ((torch.arange(7)[:, None] - torch.arange(7)).abs() <= 3)
+    context, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, additive_mask(allowed, torch.float32)
+    )
+    exact = [x.detach().double().requires_grad_(learns) for x in (query, key, value)]
+    scores = (exact[0] @ exact[1].mT / 8**0.5).masked_fill(~allowed, -1e30)
+    expected = (scores.softmax(-1) @ exact[2]).transpose(1, 2)
+    near = 1e-5 if kind == torch.float32 else 3e-2
+    assert context.dtype == kind
+    torch.testing.assert_close(context.double(), expected, rtol=0, atol=near)
+    if learns:
+        context.double().square().sum().backward()
+        expected.square().sum().backward()
+        for ours, theirs in zip((query, key, value), exact, strict=True):
+            torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0, atol=5 * near)

@@ -155,22 +155,22 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Return the context (B, T, heads, H/heads); with ``packing``, (1, N, heads, H/heads).
 
-    Computes what Hugging Face's plain ("eager") attention does, chunk by chunk.
+    Chunk by chunk, what Hugging Face's plain ("eager") attention computes.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rate = dropout if module.training else 0.0
     if packing is None:
-        return _plain(query, key, value, attention_mask, scale, rate).transpose(1, 2), None
+        return _attend(query, key, value, attention_mask, scale, rate).transpose(1, 2), None
     queries, keys, values = (packing.unpack(x.transpose(1, 2)[0]) for x in (query, key, value))
     contexts = [
-        _plain(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, scale, rate)
+        _attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, scale, rate)
         for q, k, v, mask in zip(queries, keys, values, packing.masks, strict=True)
     ]
     contexts = [context.transpose(1, 2) for context in contexts]
     return packing.pack(contexts)[None], None
 
 
-def _plain(
+def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -178,12 +178,24 @@ def _plain(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    scores = (query @ key.transpose(2, 3)) * scale
+    """Return the context (B, heads, T, H/heads), by what is fastest on a CPU.
+
+    PyTorch's fused attention, but for a backward pass in bf16, where it is slow: there, matrices.
+    """
+    kind = query.dtype
     if mask is not None:
-        scores = scores + mask
-    # In 32 bits, as ModernBERT's own has it under bf16 too.
-    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return F.dropout(probabilities, p=dropout, training=dropout > 0.0) @ value
+        mask = mask.clamp(min=torch.finfo(kind).min).to(kind)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    if kind != torch.bfloat16 or not learns:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
+    queries, keys, values = (x.flatten(0, 1) for x in (query, key, value))  # one matrix per head
+    added = query.new_zeros(1, 1, 1)
+    if mask is not None:
+        added = mask.expand(*query.shape[:2], *mask.shape[2:]).flatten(0, 1)
+    scores = torch.baddbmm(added, queries, keys.transpose(1, 2), alpha=scale)
+    probabilities = F.softmax(scores, dim=-1)  # computed in 32 bits, though it reads and gives bf16
+    dropped = F.dropout(probabilities, p=dropout, training=dropout > 0.0)
+    return (dropped @ values).view_as(query)
 
 
 def register_attention() -> None:

@@ -71,7 +71,7 @@ def choose_hardware(training: TrainingConfig, processes: Processes = ALONE) -> H
     precision: Precision = (
         ("bf16" if capable else "fp32") if training.precision == "auto" else training.precision
     )
-    # On CPUs the backward pass of PyTorch's fused attention costs more than plain attention saves.
+    # On CPUs many chunks at once, and fused only where that is faster, see `models.attention`.
     attention: Literal["eager", "sdpa"] = "eager" if kind == "cpu" else "sdpa"
     threads = training.threads or max(1, usable_cores() // processes.local_count)
     return Hardware(device, precision, attention, threads)
