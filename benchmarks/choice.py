@@ -18,8 +18,9 @@ from typing import Any
 
 from labels import draw, options_of
 
-from nanonet.core.config import make_config, merge, parse_set
+from nanonet.core.config import make_config
 from nanonet.core.files import write_json
+from nanonet.core.strict import merge, parse_set
 from nanonet.data.readers import Columns, TextTable, read_table, table_from_lists
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.plan import with_enough_steps

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from nanonet.core.config import make_config, merge, parse_set
+from nanonet.core.config import make_config
 from nanonet.core.errors import InterruptedRunError
 from nanonet.core.files import write_json
+from nanonet.core.strict import merge, parse_set
 from nanonet.data.readers import Columns, TextTable, read_table, table_from_lists
 from nanonet.data.splits import split_table
 from nanonet.training.checkpoint import list_checkpoints, load_soft_labels

@@ -48,7 +48,7 @@ class NanoNet(Contender):
 
     def steps(self, count: int) -> dict[str, Any]:
         """See `Contender.steps`; ``flops``: what these steps need (see `needed_flops`)."""
-        from nanonet.training.engine import StopRequest
+        from nanonet.training.stopping import StopRequest
 
         stop = StopRequest()
         start = time.perf_counter()

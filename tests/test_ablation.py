@@ -6,8 +6,9 @@ import math
 import pytest
 
 from nanonet.benchmark.ablation import VIEWS, WARMUP_PEFT, distinct_maps, offline_teacher, variants
-from nanonet.core.config import make_config, merge, parse_set, read_recipe, recipe_names
+from nanonet.core.config import make_config, read_recipe, recipe_names
 from nanonet.core.errors import ConfigError
+from nanonet.core.strict import merge, parse_set
 from nanonet.models.layer_maps import layer_maps
 from nanonet.models.peft import PEFT
 from nanonet.training.plan import make_plan

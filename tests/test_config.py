@@ -5,19 +5,10 @@ from typing import Literal
 
 import pytest
 
-from nanonet.core.config import (
-    Config,
-    build,
-    make_config,
-    merge,
-    parse_set,
-    read_recipe,
-    recipe_names,
-    setting,
-    to_dict,
-)
+from nanonet.core.config import Config, make_config, read_recipe, recipe_names
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import Registry, did_you_mean
+from nanonet.core.strict import build, merge, parse_set, setting, to_dict
 
 
 @dataclass(frozen=True)

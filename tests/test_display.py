@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from nanonet.training.display import ConsoleDisplay, LoggingDisplay, SilentDisplay
-from nanonet.training.engine import LogRow
+from nanonet.training.observers import LogRow
 
 ROW = LogRow(
     5,

@@ -36,11 +36,12 @@ from nanonet.training.display import (
     SilentDisplay,
     _losses_table,
 )
-from nanonet.training.engine import Engine, StopRequest, TrainingRows, stop_on_interrupt
+from nanonet.training.engine import Engine, TrainingRows
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.optim import make_optimizer, schedule_factor
 from nanonet.training.plan import Phase, make_plan
 from nanonet.training.step import Batch, PhaseStep, make_chunks
+from nanonet.training.stopping import StopRequest, stop_on_interrupt
 from tiny import (
     AT_ONCE,
     bert_config,

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanonet.core.config import PhaseConfig, build
+from nanonet.core.config import PhaseConfig
 from nanonet.core.errors import ConfigError
+from nanonet.core.strict import build
 from nanonet.models.attention import PACKED, WATCHED, register_attention
 from nanonet.models.cohort import TEACHER
 from nanonet.models.encoders import wrap_model

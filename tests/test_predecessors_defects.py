@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from nanonet.cli import cli
-from nanonet.core.config import Config, make_config, parse_set, read_recipe
+from nanonet.core.config import Config, make_config, read_recipe
+from nanonet.core.strict import parse_set
 from nanonet.models.learner import Chunk
 from nanonet.objectives.supervised import Supervised
 from nanonet.tasks.metrics import accuracy, macro_f1

@@ -21,7 +21,6 @@ from nanonet.training.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
-from nanonet.training.engine import StopRequest
 from nanonet.training.evaluation import embed
 from nanonet.training.plan import Phase, make_plan
 from nanonet.training.processes import ALONE
@@ -33,6 +32,7 @@ from nanonet.training.propagation import (
     soft_labels,
 )
 from nanonet.training.spreading import spread_labels
+from nanonet.training.stopping import StopRequest
 from nanonet.training.train import train
 from test_engine import FP32, Record, dropout, make_engine, phase_step, run, same, tensors
 from test_objectives import ROWS, FixedStep, close, log_softmax

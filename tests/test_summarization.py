@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nanonet.core.config import SummarizationConfig, build
+from nanonet.core.config import SummarizationConfig
 from nanonet.core.errors import ConfigError
+from nanonet.core.strict import build
 from nanonet.models.heads import pool_units
 from nanonet.objectives.functional import logits_distance
 from nanonet.tasks import baselines

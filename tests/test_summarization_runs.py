@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from nanonet import Predictor, Summarizer
-from nanonet.core.config import make_config, merge
+from nanonet.core.config import make_config
 from nanonet.core.errors import BundleError, ConfigError, DataError, InterruptedRunError
+from nanonet.core.strict import merge
 from nanonet.data.documents import documents_from_lists
 from nanonet.export import load_cohort
 from nanonet.models.backbones import load_backbone
@@ -22,12 +23,12 @@ from nanonet.tasks.documents import join_sentences
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.tasks.windows import DocumentEncoder, pad_windows
 from nanonet.training.device import Hardware
-from nanonet.training.engine import StopRequest
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.prepare import prepare
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.step import PhaseStep
+from nanonet.training.stopping import StopRequest
 from nanonet.training.tasks import make_task
 from nanonet.training.train import train
 from runs import refuse, succeed

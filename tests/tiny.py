@@ -147,7 +147,8 @@ def make_settings(folder: Path | str, *assignments: str, recipe: str = "nanonet"
         assignments: further settings, as after --set.
         recipe: a recipe's name, or `AT_ONCE`.
     """
-    from nanonet.core.config import Config, build, make_config, merge, parse_set
+    from nanonet.core.config import Config, make_config
+    from nanonet.core.strict import build, merge, parse_set
 
     values = merge(SETTINGS, {"backbone": {"name": str(folder)}})
     values = merge(values, parse_set(assignments))

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nanonet.core.config import Config, PhaseConfig, build, merge
+from nanonet.core.config import Config, PhaseConfig
 from nanonet.core.errors import ConfigError
+from nanonet.core.strict import build, merge
 from nanonet.models.cohort import TEACHER
 from nanonet.models.layer_maps import LayerMap, layer_maps
 from nanonet.models.peft import PEFT

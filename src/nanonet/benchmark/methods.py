@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanonet.benchmark.memory import Probe
-from nanonet.core.config import Config, build, make_config, merge, to_dict
+from nanonet.core.config import Config, make_config
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import Registry
+from nanonet.core.strict import build, merge, to_dict
 from nanonet.data.readers import Columns, read_table
 from nanonet.export import export
 from nanonet.models.backbones import Backbone, check_length

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from nanonet.benchmark.memory import Probe
 from nanonet.benchmark.methods import KINDS, Files, LoadBackbone, Method, texts_per_second
-from nanonet.core.config import CohortConfig, Config, make_config, merge, setting
+from nanonet.core.config import CohortConfig, Config, make_config
 from nanonet.core.errors import MissingExtraError
 from nanonet.core.machine import processor_name
+from nanonet.core.strict import merge, setting
 from nanonet.data.readers import Columns, read_table
 from nanonet.models.backbones import check_length, load_backbone, source_of
 from nanonet.models.cohort import build_cohort

@@ -19,10 +19,11 @@ from nanonet.benchmark.runner import Cell, Runner
 from nanonet.benchmark.stats import Row, make_row
 from nanonet.benchmark.suite import Suite, chosen, read_suite
 from nanonet.benchmark.table import markdown, show, title
-from nanonet.core.config import build, make_config, merge, to_dict
+from nanonet.core.config import make_config
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import write_json, write_text
 from nanonet.core.machine import usable_cores
+from nanonet.core.strict import build, merge, to_dict
 from nanonet.models.backbones import load_backbone
 
 RESULTS, TABLE, CHART = "results.json", "table.md", "chart.png"

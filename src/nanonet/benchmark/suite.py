@@ -33,9 +33,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from nanonet.core.config import build, setting
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import did_you_mean
+from nanonet.core.strict import build, setting
 from nanonet.data.readers import Columns
 
 _NAME = re.compile(r"[\w+-][\w.+-]*")  # of methods and data sets: they name folders

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from nanonet.cli.common import need, set_option
-from nanonet.core.config import parse_set
 from nanonet.core.errors import ConfigError
+from nanonet.core.strict import parse_set
 
 
 @click.command()

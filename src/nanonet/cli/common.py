@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from nanonet.core.bundle import MANIFEST, is_bundle
-from nanonet.core.config import DataConfig, build, parse_set
+from nanonet.core.config import DataConfig
 from nanonet.core.errors import ConfigError, DataError, MissingExtraError, NanoNetError
+from nanonet.core.strict import build, parse_set
 
 set_option = click.option(
     "--set",

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from nanonet.cli.common import need, say_error, set_option
-from nanonet.core.config import DEFAULT_RECIPES, Config, build, make_config, merge, parse_set
+from nanonet.core.config import DEFAULT_RECIPES, Config, make_config
 from nanonet.core.errors import ConfigError, InterruptedRunError, NanoNetError
+from nanonet.core.strict import build, merge, parse_set
 
 
 @click.command()
@@ -146,7 +147,7 @@ def _saved(
     run_path: Path, recipe: str | None, over: dict[str, Any]
 ) -> tuple[Config, dict[str, str | None]]:
     """Return configuration and sources that a run was started with, for --resume on its own."""
-    from nanonet.core.config import to_dict
+    from nanonet.core.strict import to_dict
     from nanonet.training.run_folder import RunFolder
 
     saved, inputs = RunFolder(run_path).read_config()

@@ -19,9 +19,9 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from nanonet.core.config import build
 from nanonet.core.errors import BundleError, ConfigError
 from nanonet.core.files import sha256_file, write_json
+from nanonet.core.strict import build
 
 FORMAT = 1
 MANIFEST, MODEL, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"

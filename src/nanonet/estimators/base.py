@@ -10,8 +10,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from nanonet.core.config import Config, merge
+from nanonet.core.config import Config
 from nanonet.core.errors import BundleError, MissingExtraError
+from nanonet.core.strict import merge
 from nanonet.data.readers import TextTable
 from nanonet.training.inputs import TrainingTables
 

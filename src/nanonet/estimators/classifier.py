@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from nanonet.core.config import make_config, merge
+from nanonet.core.config import make_config
 from nanonet.core.errors import DataError
+from nanonet.core.strict import merge
 from nanonet.data.readers import TextTable, table_from_lists
 from nanonet.estimators.base import BundleEstimator
 from nanonet.runtime.predictor import Predictor

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from nanonet.core.config import make_config, merge
+from nanonet.core.config import make_config
 from nanonet.core.errors import DataError
+from nanonet.core.strict import merge
 from nanonet.data.multilabel import MultilabelTable, flags_of, multilabel_from_lists
 from nanonet.data.readers import table_from_lists
 from nanonet.estimators.base import BundleEstimator

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from nanonet.core.config import make_config, merge
+from nanonet.core.config import make_config
+from nanonet.core.strict import merge
 from nanonet.data.documents import DocumentTable, documents_from_lists
 from nanonet.estimators.base import BundleEstimator
 from nanonet.runtime.summarizer import Summarizer, Summary

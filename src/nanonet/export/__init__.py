@@ -16,9 +16,10 @@ from nanonet.core.bundle import (
     Manifest,
     is_bundle,
 )
-from nanonet.core.config import Config, build, to_dict
+from nanonet.core.config import Config
 from nanonet.core.errors import BundleError, RunError
 from nanonet.core.files import new_folder, sha256_file
+from nanonet.core.strict import build, to_dict
 from nanonet.data.checks import fingerprint
 from nanonet.data.readers import TextTable
 from nanonet.export.abstention import choose_on, labelled_texts

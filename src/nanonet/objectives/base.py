@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from nanonet.core.config import build, setting
 from nanonet.core.errors import ConfigError
 from nanonet.core.registry import Registry
+from nanonet.core.strict import build, setting
 from nanonet.models.learner import NO_PARTS, LearnerOutput, Parts
 
 Stream = Literal["labeled", "unlabeled"]

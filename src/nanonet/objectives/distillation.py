@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nanonet.core.config import setting
+from nanonet.core.strict import setting
 from nanonet.models.attention import AttentionKind
 from nanonet.models.learner import NO_PARTS, Parts
 from nanonet.objectives.base import OBJECTIVES, Objective, StepView, Stream

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nanonet.core.config import setting
+from nanonet.core.strict import setting
 from nanonet.objectives.base import OBJECTIVES, Objective, StepView, Stream
 from nanonet.objectives.functional import LogitsDistance, logits_distance
 

@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 
 from nanonet.core.bundle import MODEL, Manifest
-from nanonet.core.config import build
 from nanonet.core.errors import ConfigError, NanoNetError
 from nanonet.core.files import write_json
 from nanonet.core.machine import cache_folder, processor_name, usable_cores
+from nanonet.core.strict import build
 from nanonet.runtime.engines import (
     DEFAULT,
     ENGINES,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from nanonet.core.archive import opened_bundle
 from nanonet.core.bundle import SEEN, TOKENIZER, Manifest, read_manifest
-from nanonet.core.config import SummarizationConfig, build
+from nanonet.core.config import SummarizationConfig
 from nanonet.core.errors import BundleError, DataError
+from nanonet.core.strict import build
 from nanonet.runtime.choices import open_best
 from nanonet.runtime.engines import TOKENS_PER_CHUNK, Engine, run_windows
 from nanonet.tasks.budgets import Budget, choose

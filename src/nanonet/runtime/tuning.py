@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanonet.core.bundle import MODEL, TOKENIZER, Manifest, read_manifest
-from nanonet.core.config import SummarizationConfig, build
+from nanonet.core.config import SummarizationConfig
 from nanonet.core.errors import ConfigError
 from nanonet.core.machine import usable_cores
+from nanonet.core.strict import build
 from nanonet.runtime.choices import FORMAT, Choice, Tuning, conditions
 from nanonet.runtime.engines import (
     DEFAULT,

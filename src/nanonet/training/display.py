@@ -9,7 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nanonet.training.checkpoint import Position
-from nanonet.training.engine import Engine, LogRow, Observer, StopRequest, stop_on_interrupt
+from nanonet.training.engine import Engine
+from nanonet.training.observers import LogRow, Observer
+from nanonet.training.stopping import StopRequest, stop_on_interrupt
 
 
 class Display(Protocol):

@@ -1,14 +1,9 @@
 """The loop. One backward pass per phase serves all its learners (see `objectives.base`)."""
 
 import math
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +23,7 @@ from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware, release_memory
 from nanonet.training.evaluation import autocast
 from nanonet.training.guard import Guard
+from nanonet.training.observers import LogRow, Observer, Window
 from nanonet.training.optim import (
     clip_gradients,
     make_optimizer,
@@ -41,6 +37,7 @@ from nanonet.training.profile import OFF, Profile, traced_steps
 from nanonet.training.propagation import SoftLabels
 from nanonet.training.spreading import better_in_sentences, spread_labels
 from nanonet.training.step import Batch, PhaseStep
+from nanonet.training.stopping import StopRequest
 from nanonet.training.views import set_dropout
 
 
@@ -66,73 +63,6 @@ class TrainingRows:
     aside: Sequence[Row] = ()
     names: Sequence[Row] = ()
     sentences: Sentences | None = None
-
-
-@dataclass(frozen=True)
-class LogRow:
-    """Means over the steps since the row before.
-
-    Attributes:
-        step: steps done.
-        losses: unweighted, by ``<learner>.<objective>``.
-        learning_rates: of the last step, by ``<learner>.<part>``.
-        seconds: training time since the start, earlier sessions included.
-        tokens_per_second: real tokens of labelled and unlabelled rows drawn, per second.
-    """
-
-    step: int
-    losses: dict[str, float]
-    learning_rates: dict[str, float]
-    seconds: float
-    tokens_per_second: float
-
-
-class Observer(Protocol):
-    """Who is told what happens in the loop."""
-
-    def on_step(self, step: int) -> None:
-        """A step is done."""
-
-    def on_log(self, row: LogRow) -> None:
-        """A log row is complete."""
-
-    def on_checkpoint(self, position: Position) -> None:
-        """The position should be saved."""
-
-
-@dataclass
-class StopRequest:
-    """A wish to stop after the current step, and why."""
-
-    reason: str = ""
-
-    def check_clock(self, seconds: float, max_minutes: float) -> None:
-        """Ask to stop when the time limit is reached (0: no limit)."""
-        if not self.reason and max_minutes > 0.0 and seconds >= 60.0 * max_minutes:
-            self.reason = "time limit"
-
-
-@contextmanager
-def stop_on_interrupt(stop: StopRequest, patient: bool = False) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a `StopRequest`; a second one interrupts at once.
-
-    Not where ``patient``: a launcher of many processes hands on the signal that they have too.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signal handlers belong to the main thread; a notebook's or server's stay as is
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if stop.reason == "interrupted" and not patient:
-            raise KeyboardInterrupt
-        stop.reason = "interrupted"
-
-    old = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)
 
 
 @dataclass
@@ -198,7 +128,7 @@ class Engine:
         training = self.config.training
         for name, view in self._views.items():
             self.cohort[name].train(view.dropout > 0.0)
-        window = _Window()
+        window = Window()
         if self.profile.on:
             traced = traced_steps(position.step, training.steps, self._busy())
             self.profile.start(traced, self.hardware.device)
@@ -410,31 +340,6 @@ def _taken(values: NDArray[Any], rows: Ids, counts: Ids) -> NDArray[Any]:
     of_units = values.reshape(total, each, *values.shape[1:])
     taken: NDArray[Any] = of_units[units_of(rows, counts)].reshape(-1, *values.shape[1:])
     return taken
-
-
-class _Window:
-    """Time and tokens since the last log row."""
-
-    def __init__(self) -> None:
-        self._tokens, self._seconds = 0, 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self, tokens: int) -> float:
-        """Return the seconds since the last lap."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        self._seconds += seconds
-        self._tokens += tokens
-        return seconds
-
-    def rate(self) -> float:
-        """Return tokens per second since the last call."""
-        rate = self._tokens / max(self._seconds, 1e-9)
-        self._tokens, self._seconds = 0, 0.0
-        return rate
 
 
 def _check_finite(losses: Mapping[str, float], step: int) -> None:

@@ -1,10 +1,10 @@
 """What a run says of itself while it trains: its opening line, log rows, checkpoints, a curve."""
 
-from nanonet.core.config import to_dict
+from nanonet.core.strict import to_dict
 from nanonet.tasks.base import EncodedTable
 from nanonet.training.checkpoint import Position, save_checkpoint
 from nanonet.training.display import Display
-from nanonet.training.engine import LogRow
+from nanonet.training.observers import LogRow
 from nanonet.training.outcome import logits_by_learner
 from nanonet.training.prepare import Prepared
 from nanonet.training.run_folder import RunFolder

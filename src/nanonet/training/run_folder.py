@@ -36,10 +36,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanonet.core.bundle import Priors, Thresholds
-from nanonet.core.config import Config, build, to_dict
+from nanonet.core.config import Config
 from nanonet.core.errors import ConfigError, RunError
 from nanonet.core.files import write_json, write_text
 from nanonet.core.machine import processor_name
+from nanonet.core.strict import build, to_dict
 from nanonet.tasks.labels import LabelSet
 from nanonet.training.checkpoint import list_checkpoints, read_tensors, write_tensors
 from nanonet.training.device import Hardware

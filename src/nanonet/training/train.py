@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanonet.core.config import Config, to_dict
+from nanonet.core.config import Config
 from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.core.files import new_folder, write_bytes, write_json, write_text
+from nanonet.core.strict import to_dict
 from nanonet.data.readers import TextTable
 from nanonet.models.backbones import Backbone, check_length, load_backbone
 from nanonet.models.cohort import TEACHER, check_cohort

@@ -36,7 +36,8 @@ from nanonet.training.checkpoint import (
 )
 from nanonet.training.device import Hardware, attention_of, shrink_frozen
 from nanonet.training.display import Display, run_shown
-from nanonet.training.engine import Engine, LogRow, TrainingRows
+from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.observers import LogRow
 from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
 from nanonet.training.prepare import divide
 from nanonet.training.processes import ALONE, Processes
