@@ -36,10 +36,11 @@ from nanonet.training.display import (
     SilentDisplay,
     _losses_table,
 )
-from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.engine import Engine
 from nanonet.training.evaluation import predict_logits
 from nanonet.training.optim import make_optimizer, schedule_factor
 from nanonet.training.plan import Phase, make_plan
+from nanonet.training.rows import TrainingRows
 from nanonet.training.step import Batch, PhaseStep, make_chunks
 from nanonet.training.stopping import StopRequest, stop_on_interrupt
 from tiny import (

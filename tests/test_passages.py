@@ -1,6 +1,7 @@
 """Long texts stand where their sentences do."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from nanonet.training.guard import Guard
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.passages import LONG, Sentences, are_long, is_end, place, sentences_of
 from nanonet.training.processes import ALONE
+from nanonet.training.rows import TrainingRows
 from nanonet.training.spreading import spread_labels
 from nanonet.training.train import train
 from test_resume import interrupted
@@ -140,7 +142,7 @@ def test_only_long_texts_of_a_run_that_are_better_so_fall_into_sentences(
     seen = []
 
     def spread(*given):
-        seen.append(given[-1])
+        seen.append(given[1].sentences if given[-1] else None)
         return spread_labels(*given)
 
     def refer(guard, learner, rows, sentences):
@@ -186,9 +188,12 @@ def test_sentences_are_better_where_labels_then_say_more_often_what_names_say(mo
     monkeypatch.setattr(spreading, "name_similarities", lambda *_: names.pop(0))
     monkeypatch.setattr(spreading, "random_rows", lambda n, *_: np.arange(n))
     settings = make_settings("nowhere")
-    given = ([row(5), row(6)], np.array([0, 1]), [row(7)] * 40, [row(5), row(6)], SENTENCES)
-    found = spreading.better_in_sentences(None, *given, settings, FP32, ALONE, None)
-    assert found is better
+    both = [row(5), row(6)]
+    rows = TrainingRows(both, np.array([0, 1]), [row(7)] * 40, names=both, sentences=SENTENCES)
+    given = (settings, FP32, ALONE, "a backbone")
+    assert spreading.better_in_sentences(None, rows, *given) is better
+    for without in (replace(rows, names=()), replace(rows, sentences=None)):
+        assert not spreading.better_in_sentences(None, without, *given)
 
 
 @pytest.mark.parametrize("step", [2, 4, 6])

@@ -23,7 +23,6 @@ from nanonet.training.checkpoint import (
 )
 from nanonet.training.evaluation import embed
 from nanonet.training.plan import Phase, make_plan
-from nanonet.training.processes import ALONE
 from nanonet.training.propagation import (
     SoftLabels,
     combine,
@@ -276,9 +275,7 @@ def test_vectors_are_those_of_each_text_alone(monkeypatch):
 
 def soft_labels_of(engine, source="teacher") -> SoftLabels:
     """What the unlabelled texts' labels are in a learner's space as it now is."""
-    rows = engine.rows
-    given = (rows.labeled, rows.labels, rows.unlabeled, rows.aside)
-    return spread_labels(engine.cohort[source], *given, engine.config, FP32, ALONE)
+    return spread_labels(engine.cohort[source], engine.rows, engine.config, FP32)
 
 
 def test_labels_spread_once_in_the_space_of_the_teacher_at_that_step(monkeypatch):

@@ -13,7 +13,6 @@ from nanonet.training import spreading
 from nanonet.training.device import Hardware
 from nanonet.training.engine import Engine
 from nanonet.training.outcome import sample_rows
-from nanonet.training.processes import ALONE
 from nanonet.training.propagation import PROBES, SoftLabels, within_reach
 from nanonet.training.train import train
 from test_engine import make_engine, run
@@ -74,8 +73,8 @@ def test_labels_spread_among_those_within_reach_only(monkeypatch):
 
     monkeypatch.setattr(spreading, "label_texts", spy)
     learner = engine.cohort["teacher"]
-    given = (rows.labeled, rows.labels, rows.unlabeled, aside)
-    found = spreading.spread_labels(learner, *given, engine.config, FP32, ALONE)
+    given = (learner, replace(rows, aside=aside), engine.config, FP32)
+    found = spreading.spread_labels(*given)
     (vectors, texts) = seen[0]
     kept = np.flatnonzero(~lost[: len(rows.unlabeled)])
     assert len(vectors) == len(texts) == len(rows.labeled) + len(kept)
@@ -91,7 +90,7 @@ def test_labels_spread_among_those_within_reach_only(monkeypatch):
 
     # With hardly any left, all count.
     monkeypatch.setattr(spreading, "FEWEST_REACHED", 1000)
-    found = spreading.spread_labels(learner, *given, engine.config, FP32, ALONE)
+    found = spreading.spread_labels(*given)
     assert found.reached.all()
 
 

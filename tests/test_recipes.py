@@ -24,9 +24,10 @@ from nanonet.tasks.tokenization import TextTokenizer, length_chunks
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware
 from nanonet.training.display import SilentDisplay
-from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.engine import Engine
 from nanonet.training.observers import LogRow
 from nanonet.training.plan import make_plan
+from nanonet.training.rows import TrainingRows
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.step import make_chunks
 from nanonet.training.stopping import StopRequest

@@ -1,7 +1,7 @@
 """The loop. One backward pass per phase serves all its learners (see `objectives.base`)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from nanonet.models.backbones import Backbone
 from nanonet.models.cohort import TEACHER, Cohort
 from nanonet.models.learner import Learner, LearnerOutput
 from nanonet.objectives.base import SoftTargets, Stream
-from nanonet.tasks.base import Row, row_lengths, unit_counts, units_of
+from nanonet.tasks.base import row_lengths, unit_counts, units_of
 from nanonet.tasks.tokenization import Ids
 from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware, release_memory
@@ -30,39 +30,15 @@ from nanonet.training.optim import (
     schedule_factor,
     set_learning_rates,
 )
-from nanonet.training.passages import Sentences
 from nanonet.training.plan import Phase, Plan
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile, traced_steps
 from nanonet.training.propagation import SoftLabels
+from nanonet.training.rows import TrainingRows
 from nanonet.training.spreading import better_in_sentences, spread_labels
 from nanonet.training.step import Batch, PhaseStep
 from nanonet.training.stopping import StopRequest
 from nanonet.training.views import set_dropout
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """Encoded training texts.
-
-    Attributes:
-        labeled: rows.
-        labels: class indexes of the labelled rows' units, (U,); where a text may have many labels,
-            whether it has each of them, text by text.
-        unlabeled: rows; empty without unlabelled text.
-        aside: unlabelled rows that are not learnt from.
-        class_weights: how much labelled units of each class count, (C,); None: all the same.
-        names: a sentence with each class's name, see `spread_labels`.
-        sentences: how texts fall into sentences, where they are long.
-    """
-
-    labeled: Sequence[Row]
-    labels: NDArray[np.int64]
-    unlabeled: Sequence[Row]
-    class_weights: NDArray[np.float32] | None = None
-    aside: Sequence[Row] = ()
-    names: Sequence[Row] = ()
-    sentences: Sentences | None = None
 
 
 @dataclass
@@ -219,19 +195,9 @@ class Engine:
 
     def _propagate(self) -> SoftLabels:
         """Spread the labels in the teacher's space as it now is."""
-        rows = (self.rows.labeled, self.rows.labels, self.rows.unlabeled, self.rows.aside)
         where = (self.config, self.hardware, self.processes, self.backbone)
-        how = (self.rows.names, self.rows.sentences if self._are_better_in_sentences() else None)
-        return spread_labels(self._source(), *rows, *where, *how)
-
-    def _are_better_in_sentences(self) -> bool:
-        """Return whether texts are long, and placed better by their sentences."""
-        rows, backbone = self.rows, self.backbone
-        if rows.sentences is None or not rows.names or backbone is None:
-            return False
-        given = (rows.labeled, rows.labels, rows.unlabeled, rows.names, rows.sentences)
-        where = (self.config, self.hardware, self.processes, backbone)
-        return better_in_sentences(self._source(), *given, *where)
+        by_sentences = better_in_sentences(self._source(), self.rows, *where)
+        return spread_labels(self._source(), self.rows, *where, by_sentences)
 
     def _source(self) -> Learner:
         """Return the learner in whose space labels spread: the teacher, if there is one."""

@@ -19,12 +19,13 @@ from nanonet.tasks.stored import StoredRows, random_rows
 from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training.checkpoint import read_tensors
 from nanonet.training.device import Hardware, own_chance_and_threads, shrink_frozen
-from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.engine import Engine
 from nanonet.training.guard import Guard, make_guard
 from nanonet.training.names import NAME_TEMPLATE, name_rows, names_tell
 from nanonet.training.passages import Sentences, are_long, sentences_of
 from nanonet.training.plan import make_plan
 from nanonet.training.processes import ALONE, Processes
+from nanonet.training.rows import TrainingRows
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.weights import class_weights
 

@@ -36,12 +36,13 @@ from nanonet.training.checkpoint import (
 )
 from nanonet.training.device import Hardware, attention_of, shrink_frozen
 from nanonet.training.display import Display, run_shown
-from nanonet.training.engine import Engine, TrainingRows
+from nanonet.training.engine import Engine
 from nanonet.training.observers import LogRow
 from nanonet.training.plan import WARMUP, Phase, Plan, learner_names, warmup_objectives
 from nanonet.training.prepare import divide
 from nanonet.training.processes import ALONE, Processes
 from nanonet.training.profile import OFF, Profile
+from nanonet.training.rows import TrainingRows
 from nanonet.training.run_folder import RunFolder
 
 MOST_KEPT = 8  # entries of the cache: those used last; each is as large as what was trained
