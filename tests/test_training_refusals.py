@@ -36,7 +36,10 @@ from tiny import AT_ONCE, make_settings, make_tables
         (["cohort.layer_map=[[1, 2], [0, 3]]"], r"student 2 is \[0, 3\].* from 1 to 4; take fewer"),
         (["cohort.layer_map=[[2, 1], [2, 3]]"], r"student 1 is \[2, 1\]: layers must increase"),
         (["cohort.layer_map=[[1, 2]]"], "lists 1 students, but cohort.students is 2"),
-        (["cohort.students=4"], r"layer map of student 3 is \[0, 4\].*take fewer students"),
+        (
+            ["cohort.students=4"],
+            r"layer map 'spread' of student 3 is \[0, 4\].*take fewer students",
+        ),
         (
             ["cohort.students=3", "cohort.layer_map=block"],
             "gives 3 students only 2 distinct views .*take fewer students, or list the maps",
