@@ -150,33 +150,37 @@ def co_train(
     logits = at_confidence(start.double(), agreed)
     common = log_shares(logits.softmax(1))
     for_tokens = for_space = both = (logits + common).softmax(1)
+
+    def judged(by: str, found: Tensor, share: float) -> Tensor:
+        guesses = found.argmax(1)
+        entropy = -(found * found.log()).sum(1)
+        sure = torch.zeros(len(found), dtype=torch.bool)
+        for c in guesses.unique():
+            rows = torch.nonzero(guesses == c)[:, 0]
+            rows = rows[entropy[rows].argsort(stable=True)]
+            sure[rows[: max(1, round(share * len(rows)))]] = True
+        folds = torch.from_numpy(random.integers(0, FOLDS, len(found)))
+        said = torch.zeros_like(found)
+        for fold in range(FOLDS):
+            teaching = torch.nonzero(sure & (folds != fold))[:, 0] + len(labels)
+            taught = torch.cat([torch.arange(len(labels)), teaching])
+            classes = torch.cat([labels, guesses[teaching - len(labels)]])
+            asked = torch.nonzero(folds == fold)[:, 0]
+            rows = asked + len(labels)
+            if by == "tokens":
+                said[asked] = naive_bayes(texts[taught], classes, texts[rows])
+            else:
+                said[asked] = classify(vectors[taught], classes, vectors[rows])
+        return said
+
+    tokens = judged("tokens", both, SHARES[0])
+    space = judged("space", tokens, SHARES[0])
+    alone = agreement(judged("tokens", space, SHARES[0]), space)
     for share in SHARES:
-
-        def judged(by: str, found: Tensor, share: float = share) -> Tensor:
-            guesses = found.argmax(1)
-            entropy = -(found * found.log()).sum(1)
-            sure = torch.zeros(len(found), dtype=torch.bool)
-            for c in guesses.unique():
-                rows = torch.nonzero(guesses == c)[:, 0]
-                rows = rows[entropy[rows].argsort(stable=True)]
-                sure[rows[: max(1, round(share * len(rows)))]] = True
-            folds = torch.from_numpy(random.integers(0, FOLDS, len(found)))
-            said = torch.zeros_like(found)
-            for fold in range(FOLDS):
-                teaching = torch.nonzero(sure & (folds != fold))[:, 0] + len(labels)
-                taught = torch.cat([torch.arange(len(labels)), teaching])
-                classes = torch.cat([labels, guesses[teaching - len(labels)]])
-                asked = torch.nonzero(folds == fold)[:, 0]
-                rows = asked + len(labels)
-                if by == "tokens":
-                    said[asked] = naive_bayes(texts[taught], classes, texts[rows])
-                else:
-                    said[asked] = classify(vectors[taught], classes, vectors[rows])
-            return said
-
-        tokens, space = judged("tokens", for_tokens), judged("space", for_space)
+        tokens = judged("tokens", for_tokens, share)
+        space = judged("space", for_space, share)
         x = agreement(tokens, for_tokens)
-        weight = min(max((1 - x) / (1 - agreed) - 1, 0.0), 1.0)
+        weight = min(max((1 - max(x, alone)) / (1 - agreed) - 1, 0.0), 1.0)
         own = weight * at_confidence(start.double(), agreed)
         tokens, space = at_confidence(tokens, x), at_confidence(space, max(x, agreed))
         all_say = own + space + tokens

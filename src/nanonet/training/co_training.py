@@ -127,7 +127,9 @@ def co_train(
     own to the agreement a of neighbours and classifier, the tokens' to their agreement x with what
     taught them, the vectors' to the greater of the two. Logits add up. The labels' own voice counts
     by (1 - x) / (1 - a) - 1, within 0 and 1: nothing where tokens, which see none of the vectors,
-    predict labels as well as the vectors agree among themselves. Names are trusted to the share t
+    predict labels as well as the vectors agree among themselves. The x of this is not less than it
+    would be if the labels' own voice were silent: an error that neighbours and regression share,
+    tokens do not repeat, and it alone would make them seem bad. Names are trusted to the share t
     of labelled texts that they tell, and count by ((1 - x) / (1 - t))^4, 1 at most: they are few
     directions of a space that has not learnt the classes. Where (1 - x) / (1 - t) is 0.9 or more,
     and t two thirds or more, the labels' own voice is trusted no further than the greater of x and
@@ -151,6 +153,7 @@ def co_train(
     own_logits = logits_at(start.probabilities, start.agreement)
     common = _how_common(softmax(own_logits), start.agreement)
     for_space = for_tokens = for_names = together = softmax(own_logits + common)
+    alone = _agreement_alone(space, tokens, labels, together, random)
     for share in SHARES:
         by_tokens = _out_of_fold(tokens, labels, for_tokens, share, random)
         by_space = _out_of_fold(space, labels, for_space, share, random)
@@ -163,7 +166,8 @@ def co_train(
             name_logits = heard * logits_at(by_names, trust)
             if standing >= WELL_STANDING and trust >= WELL_TRUSTED:
                 own_trust = min(own_trust, max(agreement, trust))
-        weight = np.clip((1 - agreement) / max(1 - own_trust, 1e-6) - 1, 0.0, 1.0)
+        doubt = 1 - max(agreement, alone)
+        weight = np.clip(doubt / max(1 - own_trust, 1e-6) - 1, 0.0, 1.0)
         prior = weight * logits_at(start.probabilities, own_trust) + common
         token_logits = logits_at(by_tokens, agreement)
         space_logits = logits_at(by_space, max(agreement, own_trust))
@@ -174,6 +178,27 @@ def co_train(
         together = softmax(prior + token_logits + space_logits + name_logits)
     found = soft_labels(together)
     return found if names is None else replace(found, names_heard=np.array([heard]))
+
+
+def _agreement_alone(
+    space: View,
+    tokens: View,
+    labels: NDArray[np.int64],
+    found: Floats,
+    random: np.random.Generator,
+) -> float:
+    """Return how often tokens say what the vectors do that tokens have taught.
+
+    Args:
+        space, tokens: the views.
+        labels: of the labelled texts.
+        found: what the unlabelled texts are taken for, (n_u, C); it teaches tokens, once.
+        random: draws the folds.
+    """
+    by_tokens = _out_of_fold(tokens, labels, found, SHARES[0], random)
+    by_space = _out_of_fold(space, labels, by_tokens, SHARES[0], random)
+    again = _out_of_fold(tokens, labels, by_space, SHARES[0], random)
+    return agreement_of(again, by_space)
 
 
 def _by_names(
