@@ -702,7 +702,7 @@ def test_hardware_choice(monkeypatch):
         choose_hardware(TrainingConfig(device="cpu", precision="bf16"))
     chosen = choose_hardware(TrainingConfig(device="cpu", threads=3))
     assert chosen == Hardware("cpu", "fp32", "eager", 3)
-    assert chosen.describe() == "cpu, fp32, eager attention, 3 threads"
+    assert chosen.describe() == "cpu, fp32, 3 threads"
     monkeypatch.setattr("nanonet.training.device._has_bf16", lambda kind: True)
     assert choose_hardware(TrainingConfig(device="cpu")).precision == "bf16"
     assert choose_hardware(TrainingConfig(device="cpu", precision="fp32")).precision == "fp32"

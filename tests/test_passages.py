@@ -194,6 +194,7 @@ def test_sentences_are_better_where_labels_then_say_more_often_what_names_say(mo
     assert spreading.better_in_sentences(None, rows, *given) is better
     for without in (replace(rows, names=()), replace(rows, sentences=None)):
         assert not spreading.better_in_sentences(None, without, *given)
+    assert not spreading.better_in_sentences(None, rows, settings, FP32, ALONE, None)
 
 
 @pytest.mark.parametrize("step", [2, 4, 6])

@@ -77,6 +77,7 @@ def test_a_run_takes_the_rows_its_texts_allow_and_says_so(tmp_path, tiny_bert_fo
     out, display = tmp_path / "run", Notes()
     settings = make_settings(tiny_bert_folder, "training.more_rows=true")
     summary = train(settings, make_tables, out, display=display)
+    assert any("unlabelled texts a step instead of" in said for said in display.said)
     assert RunFolder(out).read_config()[0].training.unlabeled_batch == 32  # 4 x 8
     (out / "summary.json").unlink()
     assert train(settings, make_tables, out, mode="resume") == summary

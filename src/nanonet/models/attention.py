@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 WATCHED = "nanonet_watched"  # our attention functions' names in transformers
 PACKED = "nanonet_packed"
+FUSED_FROM = 16  # tokens of a row: shorter ones take twice as long fused, in bf16
 AttentionKind = Literal["attention_scores", "attention_probabilities"]
 Record = dict[AttentionKind, list[Tensor]]
 
@@ -178,20 +179,28 @@ def _attend(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """Return the context (B, heads, T, H/heads), by what is fastest on a CPU.
+    """Return the context (B, heads, T, H/heads).
 
-    PyTorch's fused attention, but for a backward pass in bf16, where it is slow: there, matrices.
+    By PyTorch's fused attention, but in bf16 not for a backward pass, which is several times slower
+    on CPUs, nor for the shortest rows: there, by matrices. Gradients of gradients are not to be
+    had.
+
+    Args:
+        query, key, value: (B, heads, T, H/heads).
+        mask: added to scores, a float (B, 1, 1 or T, T).
+        scale: of the scores.
+        dropout: of the probabilities.
     """
     kind = query.dtype
     if mask is not None:
         mask = mask.clamp(min=torch.finfo(kind).min).to(kind)
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    if kind != torch.bfloat16 or not learns:
+    if kind != torch.bfloat16 or not (learns or query.shape[2] < FUSED_FROM):
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
     queries, keys, values = (x.flatten(0, 1) for x in (query, key, value))  # one matrix per head
     added = query.new_zeros(1, 1, 1)
     if mask is not None:
-        added = mask.expand(*query.shape[:2], *mask.shape[2:]).flatten(0, 1)
+        added = mask.expand(*query.shape[:2], -1, -1).flatten(0, 1)
     scores = torch.baddbmm(added, queries, keys.transpose(1, 2), alpha=scale)
     probabilities = F.softmax(scores, dim=-1)  # computed in 32 bits, though it reads and gives bf16
     dropped = F.dropout(probabilities, p=dropout, training=dropout > 0.0)

@@ -82,14 +82,15 @@ def layer_maps(
             )
         rule = LAYER_MAPS.get(kind)
         maps = [rule(depth, layers, k, students) for k in range(students)]
-    origin = f" '{kind}'" if isinstance(kind, str) else ""
+    named = isinstance(kind, str)
+    origin, advice = (f" '{kind}'", ", or list the maps in cohort.layer_map") if named else ("", "")
     for k, layer_map in enumerate(maps):
         increasing = all(a < b for a, b in itertools.pairwise(layer_map))
         if not layer_map or not increasing or layer_map[0] < 1 or layer_map[-1] > depth:
             raise ConfigError(
                 f"layer map{origin} of student {k + 1} is {list(layer_map)}: layers must increase"
                 f" from 1 to {depth}; take fewer students or layers (cohort.students,"
-                " cohort.student_layers), or list the maps in cohort.layer_map"
+                f" cohort.student_layers){advice}"
             )
     if len(set(maps)) < len(maps):
         raise ConfigError(

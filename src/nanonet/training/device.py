@@ -29,7 +29,8 @@ class Hardware:
     Attributes:
         device: a torch device name.
         precision: of the encoder's arithmetic; what is trained is always kept in 32 bits.
-        attention: Hugging Face's name of the attention implementation.
+        attention: ``eager`` is attention of our own for CPUs (`models.attention`), ``sdpa`` what
+            Hugging Face's models call so.
         threads: intra-operation threads on the CPU.
     """
 
@@ -41,7 +42,7 @@ class Hardware:
     def describe(self) -> str:
         """Return the choice in words."""
         cores = f", {self.threads} threads" if self.device == "cpu" else ""
-        return f"{self.device}, {self.precision}, {self.attention} attention{cores}"
+        return f"{self.device}, {self.precision}{cores}"
 
 
 def choose_hardware(training: TrainingConfig, processes: Processes = ALONE) -> Hardware:

@@ -23,7 +23,7 @@ from nanonet.training.checkpoint import Position
 from nanonet.training.device import Hardware, release_memory
 from nanonet.training.evaluation import autocast
 from nanonet.training.guard import Guard
-from nanonet.training.observers import LogRow, Observer, Window
+from nanonet.training.observers import LogRow, Observer, Pace
 from nanonet.training.optim import (
     clip_gradients,
     make_optimizer,
@@ -104,7 +104,7 @@ class Engine:
         training = self.config.training
         for name, view in self._views.items():
             self.cohort[name].train(view.dropout > 0.0)
-        window = Window()
+        pace = Pace()
         if self.profile.on:
             traced = traced_steps(position.step, training.steps, self._busy())
             self.profile.start(traced, self.hardware.device)
@@ -131,7 +131,7 @@ class Engine:
             _check_finite(losses, step + 1)
             self._look_after(step + 1)
 
-            seconds = position.seconds + window.lap(batch.tokens)
+            seconds = position.seconds + pace.lap(batch.tokens)
             position = position.after(losses, seconds)
             observer.on_step(position.step)
             stop.check_clock(position.seconds, training.max_minutes)
@@ -140,12 +140,12 @@ class Engine:
             last = position.step == training.steps
             # A stop completes no log row: the sums travel on, so that a resumed run logs the same.
             if last or position.step % training.log_every == 0:
-                observer.on_log(self._log_row(position, window.rate()))
+                observer.on_log(self._log_row(position, pace.rate()))
                 position = replace(position, sums={}, counts={})
             if last or stopping or position.step % training.checkpoint_every == 0:
                 observer.on_checkpoint(position)
                 self.processes.wait()  # for the one that writes
-                window.restart()  # what observers do is not training time
+                pace.restart()  # what observers do is not training time
         if self.processes.count > 1:
             stop.reason = stopping  # what came later came to this process only
         self.profile.end_trace()

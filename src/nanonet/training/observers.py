@@ -39,8 +39,8 @@ class Observer(Protocol):
         """The position should be saved."""
 
 
-class Window:
-    """Time and tokens since the last log row."""
+class Pace:
+    """Time and tokens since the last log row, by which the loop tells how fast it is."""
 
     def __init__(self) -> None:
         self._tokens, self._seconds = 0, 0.0

@@ -46,7 +46,7 @@ class Recorder:
         self._told = len(prepared.engine.guard.alarms) if prepared.engine.guard else 0
 
     def on_step(self, step: int) -> None:
-        """See `engine.Observer`."""
+        """See `observers.Observer`."""
         self._display.on_step(step)
         if (guard := self._prepared.engine.guard) is not None:
             for alarm in guard.alarms[self._told :]:
@@ -54,13 +54,13 @@ class Recorder:
             self._told = len(guard.alarms)
 
     def on_log(self, row: LogRow) -> None:
-        """See `engine.Observer`."""
+        """See `observers.Observer`."""
         if self._prepared.engine.processes.main:
             self._run.append_metrics({"kind": "training", **to_dict(row)})
         self._display.on_log(row)
 
     def on_checkpoint(self, position: Position) -> None:
-        """See `engine.Observer`."""
+        """See `observers.Observer`."""
         engine = self._prepared.engine
         scores: dict[str, float] = {}
         if self._monitor is not None:

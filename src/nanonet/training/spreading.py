@@ -54,7 +54,7 @@ def spread_labels(
         hardware: where to compute.
         processes: who shares the rows.
         backbone: the pretrained encoder, for names and for a second space; None: without them.
-        by_sentences: whether texts stand where their sentences do.
+        by_sentences: whether texts stand where their sentences do, if ``rows.sentences`` says how.
     """
     sentences = rows.sentences if by_sentences else None
     labels, settings = rows.labels, config.propagation

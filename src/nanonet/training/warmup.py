@@ -48,7 +48,7 @@ from nanonet.training.run_folder import RunFolder
 MOST_KEPT = 8  # entries of the cache: those used last; each is as large as what was trained
 TIME_SHARE = 1 / 3  # of the run's time limit, at most
 WARMUP_PADDING = 0.5  # padding per real token in a chunk at most
-VERSION = 1  # of what a cache entry holds: raise it when the computation changes
+VERSION = 2  # of what a cache entry holds: raise it when the computation changes
 
 
 @dataclass(frozen=True)
@@ -290,13 +290,13 @@ class _Recorder:
         self.on_step = display.on_step
 
     def on_log(self, row: LogRow) -> None:
-        """See `engine.Observer`."""
+        """See `observers.Observer`."""
         if self._engine.processes.main:
             self._folder.append_metrics({"kind": WARMUP, **asdict(row)})
         self._display.on_log(row)
 
     def on_checkpoint(self, position: Position) -> None:
-        """See `engine.Observer`."""
+        """See `observers.Observer`."""
         engine = self._engine
         if not engine.processes.main:
             return
