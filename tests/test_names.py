@@ -16,7 +16,8 @@ from nanonet.training.device import Hardware
 from nanonet.training.engine import Engine
 from nanonet.training.evaluation import embed
 from nanonet.training.inputs import TrainingTables
-from nanonet.training.names import as_text, name_rows, name_similarities, names_tell
+from nanonet.training.names import NAME_TEMPLATE, as_text, name_rows, name_similarities, names_tell
+from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
 from tiny import WORDS, make_settings, make_texts, make_tokenizer
 
@@ -142,7 +143,7 @@ def test_names_have_a_say_when_labels_spread(
     original = spreading.label_texts
 
     def spy(vectors, labels, texts, config, seed, names):
-        seen.append((names, len(vectors), len(labels)))
+        seen.append((names, texts, len(vectors), len(labels)))
         return original(vectors, labels, texts, config, seed, names)
 
     monkeypatch.setattr(spreading, "label_texts", spy)
@@ -152,8 +153,15 @@ def test_names_have_a_say_when_labels_spread(
         named_tables,
         tmp_path / "run",
     )
-    view, rows, labeled = seen[0]
+    view, texts, rows, labeled = seen[0]
     assert (view is not None) is (count > 0)
     if view is not None:
         assert view.similarities.shape == (rows, count)
         assert view.known == labeled - count == 12
+        backbone = load_backbone(str(tiny_bert_folder))
+        labels = RunFolder(tmp_path / "run").read_labels()
+        prompts = name_rows(labels.names, TextTokenizer(backbone.tokenizer_json, 64), NAME_TEMPLATE)
+        fp32 = Hardware("cpu", "fp32", "eager", 1)
+        expected = name_similarities(prompts, texts, backbone, fp32)
+        correlation = np.corrcoef(view.similarities.ravel(), expected.ravel())[0, 1]
+        assert correlation > 0.95  # bf16 where the machine has it
