@@ -289,7 +289,7 @@ def test_the_run_after_it(tmp_path, request, trained, family, warmup, after):
         for key, value in cohort[name].state_dict().items():
             assert torch.equal(loaded[name].state_dict()[key], value), key
         both = [predict_logits(c[name], ids, FP32) for c in (cohort, loaded)]
-        assert np.array_equal(*both)
+        np.testing.assert_allclose(*both, atol=1e-5)  # another attention kernel
         assert np.abs(both[0]).max() > 1e-3
 
 
