@@ -166,6 +166,7 @@ class TrainingConfig:
     checkpoint_every: int = setting(50, 1)  # steps
     log_every: int = setting(10, 1)  # steps
     name_examples: bool = False  # labels' names as one more text of each class, where they tell
+    head_texts: int = setting(0, 0)  # unlabelled, to fit students' heads to in the end; 0: not done
     # Of labelled rows in the loss: none, balanced (as in scikit-learn), or a weight by label.
     class_weight: str | dict[str, float] = "none"
     # Of texts to come: auto (see training/priors.py), labeled (as learnt), or a share by label.

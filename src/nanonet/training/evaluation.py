@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from nanonet.models.learner import Learner, LearnerOutput
 from nanonet.tasks.base import Row, Window, unit_counts, units_of
@@ -53,7 +54,7 @@ def _feature_logits(learner: Learner, rows: Sequence[Row]) -> NDArray[np.float32
     head = learner.head
     with torch.inference_mode():
         table = torch.from_numpy(np.concatenate(features)).to(head.linear.weight.device)
-        logits = torch.nn.functional.pad(head.score_features(table), (1, 0))
+        logits = F.pad(head.score_features(table), (1, 0))
     return np.asarray(logits.cpu().numpy())
 
 
@@ -63,16 +64,21 @@ def embed(
     hardware: Hardware,
     max_padding: float = 0.1,
     processes: Processes = ALONE,
+    normalize: bool = True,
 ) -> NDArray[np.float32]:
     """Return the pooled vectors (U, H) of the units of n rows, L2-normalised, in order.
 
     Processes share the work.
+
+    Args:
+        learner, ids, hardware, max_padding, processes: as for `predict_logits`.
+        normalize: False: as the learner gives them.
     """
     width = learner.encoder.hidden_size
     vectors = np.zeros((int(unit_counts(ids).sum()), width), dtype=np.float32)
     for units, output in _read_all(learner, ids, hardware, max_padding, processes):
-        pooled = torch.nn.functional.normalize(output.pooled, dim=-1)
-        vectors[units] = pooled.cpu().numpy()
+        pooled = output.pooled
+        vectors[units] = (F.normalize(pooled, dim=-1) if normalize else pooled).cpu().numpy()
     processes.add_up(torch.from_numpy(vectors))
     return vectors
 

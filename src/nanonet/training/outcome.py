@@ -1,7 +1,7 @@
 """What is made of a trained cohort: which student to ship, and how sure it may be."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from nanonet.tasks.multilabel import (
 )
 from nanonet.tasks.stored import random_rows
 from nanonet.training.co_training import CO_TRAINED
+from nanonet.training.display import Display
 from nanonet.training.evaluation import predict_logits
+from nanonet.training.heads import FittedHead, fit_heads
 from nanonet.training.prepare import Prepared
 from nanonet.training.priors import AUTO, estimated_priors, given_priors
 from nanonet.training.selection import Logits, Selection, select_by_agreement, select_by_score
@@ -42,18 +44,20 @@ class Outcome:
     priors: Priors | None
     thresholds: Thresholds | None = None
     astray: tuple[str, ...] = ()  # learners that are not sound: they have no say
+    heads: Mapping[str, FittedHead] = field(default_factory=dict)  # by student, see `heads`
 
 
-def conclude(prepared: Prepared, config: Config, labels: LabelSet) -> Outcome:
+def conclude(prepared: Prepared, config: Config, labels: LabelSet, display: Display) -> Outcome:
     """Return what is made of a trained cohort."""
     astray = find_astray(prepared)
+    heads = fit_heads(prepared, config.training.head_texts, config.seed, astray, display)
     answers = ask(prepared, config.seed, astray)
     selection = select(prepared, answers)
     calibration = calibrate(prepared, answers, selection.selected)
     temperature = 1.0 if calibration is None else calibration.temperature
     priors = find_priors(prepared, config, labels, answers, selection.selected, temperature)
     thresholds = find_thresholds(prepared, answers, selection.selected, temperature)
-    return Outcome(selection, calibration, priors, thresholds, astray)
+    return Outcome(selection, calibration, priors, thresholds, astray, heads)
 
 
 def find_astray(prepared: Prepared) -> tuple[str, ...]:

@@ -310,7 +310,7 @@ def _finish(
 ) -> dict[str, Any]:
     cohort = prepared.cohort
     with prepared.engine.profile.span("evaluation"):
-        outcome = conclude(prepared, config, labels)
+        outcome = conclude(prepared, config, labels, display)
         selection = outcome.selection
     tensors, guard = cohort.own_tensors(), prepared.engine.guard
     labeled = prepared.tables["labeled"]
@@ -323,6 +323,7 @@ def _finish(
         "students": cohort.students,
         "selected": selection.selected,
         "selection": selection.to_dict(),
+        "heads": {name: to_dict(head) for name, head in outcome.heads.items()},
         "calibration": to_dict(outcome.calibration) if outcome.calibration else None,
         "priors": to_dict(outcome.priors) if outcome.priors else None,
         "thresholds": to_dict(outcome.thresholds) if outcome.thresholds else None,
