@@ -89,6 +89,12 @@ def test_warm_up_and_views_are_tried_where_there_is_unlabelled_text():
     assert config_of("nanonet", f"warmup-{other}", *on).warmup.steps == 50
 
 
+def test_heads_that_are_fitted_are_left_as_trained():
+    assert config_of("nanonet", "no-head-fit").training.head_texts == 0
+    assert "no-head-fit" not in names("nanonet", "training.head_texts=0")
+    assert "no-head-fit" not in names("supervised")
+
+
 def test_what_is_off_is_switched_on_and_what_is_on_off():
     on = ["phases.teacher.objectives.feedback.weight=0.2", "views.token_cutoff=0"]
     on += ["phases.students.objectives.mutual.weight=0"]

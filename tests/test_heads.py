@@ -8,20 +8,21 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from nanonet.core.config import make_config
+from nanonet.data.multilabel import multilabel_from_lists
 from nanonet.export import load_cohort
 from nanonet.models.heads import LinearHead
-from nanonet.models.learner import Learner
-from nanonet.tasks.base import OUTPUTS
 from nanonet.tasks.metrics import softmax
+from nanonet.tasks.tokenization import TextTokenizer
 from nanonet.training import heads as heads_module
 from nanonet.training import outcome as outcome_module
 from nanonet.training import prepare as prepare_module
 from nanonet.training.checkpoint import list_checkpoints, read_tensors
 from nanonet.training.device import Hardware
 from nanonet.training.evaluation import embed, predict_logits
-from nanonet.training.heads import INVERSE_PENALTY, FittedHead, _fit
+from nanonet.training.heads import INVERSE_PENALTY, FittedHead, fit_head
 from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
+from test_reach import lose
 from test_resume import clockless, interrupted
 from test_training import Notes
 from tiny import make_settings, make_tables
@@ -30,13 +31,22 @@ FP32 = Hardware("cpu", "fp32", "eager", 1)
 SURE = 30.0  # a logit that leaves no doubt
 
 
-def make_student(classes, task="classification", normalize=True):
-    """Return a learner with a random head and no encoder."""
-    head = LinearHead(8, classes, normalize, 10.0)
+def make_head(normalize=True):
+    """Return a random head of three classes."""
+    head = LinearHead(8, 3, normalize, 10.0)
     generator = torch.Generator().manual_seed(0)
     for parameter in head.parameters():
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    return Learner(torch.nn.Module(), head, "mean", (0,), outputs=OUTPUTS[task])
+    return head
+
+
+def logits_of(head, vectors):
+    with torch.no_grad():
+        return head(torch.from_numpy(vectors)).numpy()
+
+
+def confidence(logits):
+    return softmax(logits.astype(np.float64)).max(-1).mean()
 
 
 def make_vectors(n, classes, seed=0, length=1.0):
@@ -50,74 +60,77 @@ def make_vectors(n, classes, seed=0, length=1.0):
 
 @pytest.mark.parametrize(("normalize", "length"), [(True, 1.0), (False, 3.0)])
 def test_a_head_fitted_to_sure_answers_is_a_logistic_regression(normalize, length):
-    student = make_student(3, normalize=normalize)
+    head = make_head(normalize)
     vectors, places = make_vectors(400, 3, length=length)
-    fitted = _fit(student, vectors, (SURE * np.eye(3)[places]).astype(np.float32), 300)
+    sure = confidence(logits_of(head, vectors[300:]))
+    fitted = fit_head(head, vectors, SURE * np.eye(3)[places[:300]], places[300:])
     model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000, tol=1e-8)
     model.fit(vectors[:300] / length, places[:300])
-    expected = model.predict_proba(vectors / length)
-    with torch.no_grad():
-        logits = student.head(torch.from_numpy(vectors)).numpy()
-    np.testing.assert_allclose(softmax(logits), expected, atol=5e-4)
-    assert fitted.texts == 300
-    assert fitted.after == np.mean(expected[300:].argmax(1) == places[300:])
-    assert fitted.kept
-    assert fitted.before < 0.5 < fitted.after
-    assert all(p.grad is None for p in student.head.parameters())
+    expected = model.decision_function(vectors / length)
+    logits = logits_of(head, vectors)
+    centred = logits - logits.mean(1, keepdims=True)
+    scale = (centred * expected).sum() / (expected * expected).sum()
+    np.testing.assert_allclose(centred, scale * expected, atol=5e-3)
+    assert confidence(logits[300:]) == pytest.approx(sure, abs=1e-4)  # no surer than before
+    right = (expected[300:].argmax(1) == places[300:]).mean()
+    assert fitted == FittedHead(300, 100, fitted.before, right, True)
+    assert fitted.before < 0.5 < right
+    assert all(p.grad is None and p.dtype == torch.float32 for p in head.parameters())
 
 
 def test_doubts_are_learnt_too():
-    """Answers that are a linear map of the vectors are met, sure or not."""
-    student = make_student(3)
+    """Answers that are a linear map of the vectors are met up to a factor, sure or not."""
+    head = make_head()
     vectors, _ = make_vectors(600, 3)
-    weights = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
-    _fit(student, vectors, vectors @ weights, 500)
-    with torch.no_grad():
-        found = softmax(student.head(torch.from_numpy(vectors)).numpy())
-    assert np.abs(found - softmax(vectors @ weights)).max() < 0.1
+    wanted = vectors @ np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
+    fit_head(head, vectors, wanted[:500], wanted[500:].argmax(1))
+    logits, wanted = (z - z.mean(1, keepdims=True) for z in (logits_of(head, vectors), wanted))
+    assert np.corrcoef(logits.ravel(), wanted.ravel())[0, 1] > 0.99
+    hard = make_head()
+    fit_head(hard, vectors, SURE * np.eye(3)[wanted[:500].argmax(1)], wanted[500:].argmax(1))
+    logits = logits_of(hard, vectors)
+    logits = logits - logits.mean(1, keepdims=True)
+    assert np.corrcoef(logits.ravel(), wanted.ravel())[0, 1] < 0.99
 
 
-def test_each_label_of_many_is_a_regression_of_its_own():
-    student = make_student(3, "multilabel")
+@pytest.mark.parametrize("case", ["worse", "no better"])
+def test_a_head_that_is_not_better_stays_as_it_was(case):
+    head = make_head()
+    own = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     vectors, places = make_vectors(400, 3)
-    has = np.eye(3)[places]
-    has[:, 2] = np.random.default_rng(2).permutation(has[:, 2])
-    answers = np.stack([np.zeros(1200), SURE * (2 * has.reshape(-1) - 1)], axis=1)
-    fitted = _fit(student, vectors, answers.astype(np.float32), 300)
-    with torch.no_grad():
-        logits = student.head(torch.from_numpy(vectors)).numpy()
-    agreed = []
-    for label in range(3):
-        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000, tol=1e-8)
-        model.fit(vectors[:300], has[:300, label])
-        expected = model.predict_proba(vectors)[:, 1]
-        np.testing.assert_allclose(1 / (1 + np.exp(-logits[:, label])), expected, atol=5e-4)
-        agreed.append((expected[300:] > 0.5) == (has[300:, label] == 1))
-    assert fitted.after == pytest.approx(np.mean(agreed))
-
-
-def test_a_head_that_is_no_nearer_stays_as_it_was():
-    student = make_student(3)
-    own = {name: tensor.clone() for name, tensor in student.head.state_dict().items()}
-    vectors, places = make_vectors(400, 3)
-    answers = SURE * np.eye(3)[(places + 1) % 3]  # of the texts to fit to
-    with torch.no_grad():
-        answers[300:] = student.head(torch.from_numpy(vectors[300:])).numpy()
-    fitted = _fit(student, vectors, answers.astype(np.float32), 300)
+    right = logits_of(head, vectors[300:]).argmax(1)
+    answers = np.eye(3)[(places[:300] + 1) % 3]
+    if case == "no better":  # all others are right already
+        answers = np.eye(3)[logits_of(head, vectors[:300]).argmax(1)]
+    fitted = fit_head(head, vectors, SURE * answers, right)
     assert fitted.before == 1.0
-    assert fitted.after < 0.5
+    assert fitted.after <= 1.0
     assert not fitted.kept
-    for name, tensor in student.head.state_dict().items():
+    for name, tensor in head.state_dict().items():
         assert torch.equal(tensor, own[name])
+
+
+def test_a_head_that_would_not_be_finite_stays_as_it_was():
+    head = make_head()
+    own = head.linear.weight.clone()
+    vectors, places = make_vectors(400, 3)
+    fitted = fit_head(head, vectors, np.full((300, 3), np.nan), places[300:])
+    assert not fitted.kept
+    assert torch.equal(head.linear.weight, own)
 
 
 @pytest.fixture
 def few_aside(monkeypatch):
     monkeypatch.setattr(prepare_module, "FEWEST_ASIDE", 1)
+    monkeypatch.setattr(heads_module, "FEWEST_JUDGES", 1)
+    monkeypatch.setattr(heads_module, "FEWEST_TEXTS", 1)
 
 
 def settle(folder, *settings):
     return make_settings(folder, "training.head_texts=40", *settings)
+
+
+HEADS = "training.head_texts=2000"  # all
 
 
 def test_a_run_fits_its_students_heads_and_nothing_else(tmp_path, tiny_bert_folder, few_aside):
@@ -138,10 +151,12 @@ def test_a_run_fits_its_students_heads_and_nothing_else(tmp_path, tiny_bert_fold
         notes.said.index("fitting students' heads to the teacher's answers to 40 texts") :
     ]
     for line, (name, head) in zip(said[1:3], heads.items(), strict=True):
-        end = "" if head.kept else ": its head stays as it was"
+        does, end = (
+            ("now answers", "") if head.kept else ("would answer", ": its head stays as it was")
+        )
         assert line == (
-            f"{name} answers {head.after:.1%} of other texts like the teacher, {head.before:.1%}"
-            f" before{end}"
+            f"{name} {does} {head.after:.1%} of 11 other texts as the teacher does"
+            f" ({head.before:.1%} before){end}"
         )
 
     interrupted(config, tmp_path / "again", 4, tables=lambda: tables)
@@ -181,20 +196,67 @@ def test_heads_that_are_not_fitted(tmp_path, tiny_bert_folder, few_aside, settin
     assert train(config, lambda: make_tables(unlabeled=30), tmp_path / "run")["heads"] == {}
 
 
-def test_heads_are_not_fitted_where_nothing_could_judge(tmp_path, tiny_bert_folder):
-    tables = make_tables(unlabeled=15)  # too few for some to be kept aside
-    assert train(settle(tiny_bert_folder), lambda: tables, tmp_path / "run")["heads"] == {}
+@pytest.mark.parametrize(("texts", "judges"), [(80, 1), (1, 12)])
+def test_too_few_texts_are_not_fitted_to(
+    tmp_path, tiny_bert_folder, few_aside, monkeypatch, texts, judges
+):
+    monkeypatch.setattr(heads_module, "FEWEST_TEXTS", texts)  # of 79
+    monkeypatch.setattr(heads_module, "FEWEST_JUDGES", judges)  # of 11
+    config, tables, notes = settle(tiny_bert_folder, HEADS), make_tables(unlabeled=30), Notes()
+    assert train(config, lambda: tables, tmp_path / "run", display=notes)["heads"] == {}
+    line = "students' heads stay as they were trained: too few unlabelled texts to fit them"
+    assert line in notes.said
 
 
-def test_validation_texts_judge_where_there_are_some(tmp_path, tiny_bert_folder):
-    tables = make_tables(unlabeled=15, validation=5)
-    summary = train(settle(tiny_bert_folder), lambda: tables, tmp_path / "run")
-    assert set(summary["heads"]) == {"student1", "student2"}
-    other = replace(tables.validation, labels=tables.validation.labels[::-1])
-    again = train(
-        settle(tiny_bert_folder), lambda: replace(tables, validation=other), tmp_path / "other"
-    )
-    assert again["heads"] == summary["heads"]  # their labels have no part in it
+def test_nothing_is_said_of_heads_without_unlabelled_texts(tmp_path, tiny_bert_folder):
+    tables, notes = make_tables(unlabeled=0), Notes()
+    summary = train(settle(tiny_bert_folder), lambda: tables, tmp_path / "run", display=notes)
+    assert summary["heads"] == {}
+    assert not [line for line in notes.said if "heads" in line]
+
+
+def test_labels_judge_where_there_are_validation_rows(tmp_path, tiny_bert_folder, few_aside):
+    tables, notes = make_tables(unlabeled=15, validation=5), Notes()
+    run = tmp_path / "run"
+    summary = train(settle(tiny_bert_folder), lambda: tables, run, display=notes)
+    heads = {name: FittedHead(**head) for name, head in summary["heads"].items()}
+    cohort = load_cohort(RunFolder(run))
+    tokenizer = TextTokenizer((run / "tokenizer.json").read_text(), 16)
+    rows = tokenizer.encode(tables.validation.texts).ids
+    for name, head in heads.items():
+        assert (head.texts, head.judges) == (40, 15)
+        said = predict_logits(cohort[name], rows, FP32).argmax(-1)
+        right = np.mean(said == np.array(tables.validation.labels))
+        assert (head.after if head.kept else head.before) == right
+    assert [line for line in notes.said if "of 15 other texts as they are labelled" in line]
+
+
+def test_what_is_out_of_reach_neither_teaches_nor_judges(
+    tmp_path, tiny_bert_folder, few_aside, monkeypatch
+):
+    lose(monkeypatch)
+    tables = make_tables(unlabeled=30)
+    summary = train(settle(tiny_bert_folder, HEADS), lambda: tables, tmp_path / "run")
+    used, lost = summary["unlabeled_used"], summary["unlabeled_out_of_reach"]
+    assert lost > 0
+    total = used + summary["unlabeled_aside"]
+    judges = len([i for i in range(used, total) if i % 3])
+    for head in summary["heads"].values():
+        assert (head["texts"], head["judges"]) == (used - lost, judges)
+
+
+def test_texts_of_many_labels_leave_heads_alone(tmp_path, tiny_bert_folder, few_aside):
+    tables = make_tables(unlabeled=30)
+    texts, labels = tables.labeled.texts, tables.labeled.labels
+    tables = replace(tables, labeled=multilabel_from_lists(texts, [[k] for k in labels], "given"))
+    config = replace(settle(tiny_bert_folder), task="multilabel")
+    assert train(config, lambda: tables, tmp_path / "run")["heads"] == {}
+
+
+def test_without_a_teacher_there_is_nothing_to_fit_to(tmp_path, tiny_bert_folder, few_aside):
+    settings = ("training.head_texts=40", "cohort.teacher=false")
+    config = make_settings(tiny_bert_folder, *settings, recipe="disco")
+    assert train(config, lambda: make_tables(unlabeled=30), tmp_path / "run")["heads"] == {}
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def variants(tables: Mapping[str, Any], depth: int) -> list[Variant]:
         *_without_objectives(recipe),
         *_views(recipe),
         *_warmup(recipe),
+        *_heads(recipe),
         *_peft(recipe),
         *_students(recipe),
         *_layers(recipe),
@@ -294,6 +295,13 @@ def _warmup(recipe: _Recipe) -> Iterator[Variant]:
         if warmup.steps == 0 or peft != warmup.peft:
             steps = {} if warmup.steps else {"steps": WARMUP_STEPS}
             yield Variant("warm-up", f"warmup-{peft}", {"warmup": {"peft": peft, **steps}})
+
+
+def _heads(recipe: _Recipe) -> Iterator[Variant]:
+    """Students' heads fitted in the end."""
+    config = recipe.config
+    if config.training.head_texts and config.cohort.teacher and config.cohort.students:
+        yield Variant("heads", "no-head-fit", {"training": {"head_texts": 0}})
 
 
 # --- what is trained, and the students' number and depth

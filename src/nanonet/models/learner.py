@@ -279,7 +279,9 @@ class Learner(nn.Module):
         vectors = gather(own, "units")
         features = [c.units.packed_features for c in chunks if c.units is not None]
         read_beside = gather(torch.cat(features)[order], "units") if features else None
-        logits = as_classes(self.classify(vectors, read_beside), self.outputs)
+        logits = self.classify(vectors, read_beside)
+        if self.outputs.link == "sigmoid":
+            logits = F.pad(logits.reshape(-1, 1), (1, 0))
         if self.projection is not None:
             vectors = gather(self._project(own), "units")
         if not keep:
@@ -353,11 +355,6 @@ class FeatureScorer(nn.Module):
     ) -> Tensor:
         """Return logits (B, S) of features (B, S, F), see `Learner.forward`."""
         return self.head.score_features(features).squeeze(-1)
-
-
-def as_classes(logits: Tensor, outputs: Outputs) -> Tensor:
-    """Return the logits (U, C) of `LearnerOutput` of what a head gives."""
-    return F.pad(logits.reshape(-1, 1), (1, 0)) if outputs.link == "sigmoid" else logits
 
 
 def _in_order(
