@@ -204,7 +204,7 @@ def test_too_few_texts_are_not_fitted_to(
     monkeypatch.setattr(heads_module, "FEWEST_JUDGES", judges)  # of 11
     config, tables, notes = settle(tiny_bert_folder, HEADS), make_tables(unlabeled=30), Notes()
     assert train(config, lambda: tables, tmp_path / "run", display=notes)["heads"] == {}
-    line = "students' heads stay as they were trained: too few unlabelled texts to fit them"
+    line = "students' heads stay as they were trained: too few texts to fit them to, or to judge"
     assert line in notes.said
 
 

@@ -70,8 +70,9 @@ def fit_heads(
         more than one label or none, without a teacher, or with too few texts to fit to or to judge.
     """
     cohort, engine = prepared.cohort, prepared.engine
-    students = [name for name in cohort.students if name not in astray]
-    students = [name for name in students if cohort[name].projection is None]
+    students = [
+        name for name in cohort.students if name not in astray and cohort[name].projection is None
+    ]
     has_teacher = cohort.has_teacher and TEACHER not in astray
     if not (texts and len(engine.rows.unlabeled) and has_teacher and students):
         return {}
@@ -87,7 +88,7 @@ def fit_heads(
     places = random_rows(len(judges), MOST_JUDGES, seed)
     if len(chosen) < FEWEST_TEXTS or len(places) < FEWEST_JUDGES:
         display.say(
-            "students' heads stay as they were trained: too few unlabelled texts to fit them"
+            "students' heads stay as they were trained: too few texts to fit them to, or to judge"
         )
         return {}
     display.say(f"fitting students' heads to the teacher's answers to {len(chosen)} texts")
