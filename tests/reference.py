@@ -307,7 +307,7 @@ def nanonet(
     preparation = Optimizers([teacher], 5e-3, 1e-2)
     teaching = Optimizers([teacher], 5e-3, 1e-2)
     learning = Optimizers(students, 2e-2 if trained == "biases" else 3e-4, 1e-2)
-    first = task.steps // 4
+    first, last = task.steps // 4, 3 * task.steps // 4  # of the teacher's steps with soft labels
     log: Log = []
     for t in range(first):
         x, y, _ = task.batch(t)
@@ -328,16 +328,19 @@ def nanonet(
         x, y, u = task.batch(t)
         drawn = task.draws[t][1]
 
-        out, target = teacher.read(x + u), teacher.target(u)  # the target is from before its update
-        z_x, z_u = out.logits[: len(x)], out.logits[len(x) :]
-        by_row = F.cross_entropy(z_u, classes[drawn], reduction="none")
-        losses = [
-            {
-                "supervised": F.cross_entropy(z_x, y),
-                "propagation": (confidence[drawn] * by_row).mean(),
-            }
-        ]
-        row = teaching.step(losses, linear(done))
+        target = teacher.target(u)  # from before the teacher's update
+        row: dict[str, float] = {}
+        if t < last:
+            logits = teacher.read(x + u).logits
+            z_x, z_u = logits[: len(x)], logits[len(x) :]
+            by_row = F.cross_entropy(z_u, classes[drawn], reduction="none")
+            losses = [
+                {
+                    "supervised": F.cross_entropy(z_x, y),
+                    "propagation": (confidence[drawn] * by_row).mean(),
+                }
+            ]
+            row = teaching.step(losses, linear((t - first) / (last - first)))
 
         own = []
         for k, student in enumerate(students):

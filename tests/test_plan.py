@@ -14,10 +14,10 @@ from tiny import make_settings, make_tables
 @pytest.mark.parametrize(
     ("labels", "classes", "batch", "steps"),
     [
-        (40, 4, 16, 200),  # the recipe's
-        (770, 77, 16, 578),  # 120 rows of each class
-        (7700, 77, 16, 1444),  # three passes over all
-        (770, 77, 64, 200),
+        (40, 4, 16, 300),  # the recipe's
+        (770, 77, 16, 770),  # 120 rows of each class in the teacher's three quarters
+        (7700, 77, 16, 1925),  # three passes over all
+        (770, 77, 64, 300),
     ],
 )
 def test_many_classes_or_labels_take_more_steps(labels, classes, batch, steps):
@@ -30,12 +30,12 @@ def test_many_classes_or_labels_take_more_steps(labels, classes, batch, steps):
 @pytest.mark.parametrize(
     ("tokens", "steps", "rows"),
     [
-        (50.0, 200, 32),
-        (202.0, 200, 32),  # long ones: no fewer
-        (25.0, 200, 64),
-        (13.5, 200, 119),
-        (1.0, 200, 128),
-        (15.0, 578, 37),  # many steps take their share
+        (50.0, 300, 32),
+        (202.0, 300, 32),  # long ones: no fewer
+        (25.0, 300, 64),
+        (13.5, 300, 119),
+        (1.0, 300, 128),
+        (15.0, 770, 42),  # many steps take their share
     ],
 )
 def test_short_texts_take_more_rows(tokens, steps, rows):
@@ -88,13 +88,13 @@ def test_a_run_takes_the_steps_its_labels_ask_for_and_is_resumed_so(tmp_path, ti
     more = ("training.more_steps=true", "training.labeled_batch=90")
     config = make_settings(tiny_bert_folder, "training.steps=2", *more)
     summary = train(config, lambda: tables, out)
-    assert (summary["steps"], summary["finished"]) == (4, True)  # 3 classes * 120 rows / 90
-    assert RunFolder(out).read_config()[0].training.steps == 4
+    assert (summary["steps"], summary["finished"]) == (6, True)  # 3 classes * 120 rows / 90 / 0.75
+    assert RunFolder(out).read_config()[0].training.steps == 6
     (out / "summary.json").unlink()
-    assert train(config, lambda: tables, out, mode="resume")["steps"] == 4
+    assert train(config, lambda: tables, out, mode="resume")["steps"] == 6
     (out / "summary.json").unlink()
     other = make_settings(tiny_bert_folder, "training.steps=7", "training.labeled_batch=90")
-    with pytest.raises(RunError, match=r"training\.steps=4, not 7"):
+    with pytest.raises(RunError, match=r"training\.steps=6, not 7"):
         train(other, lambda: tables, out, mode="resume")
     larger = make_tables(labeled=45)  # 135 labels: five steps
     with pytest.raises(RunError, match="labeled differs"):

@@ -34,7 +34,7 @@ from nanonet.training.train import train
 
 LABELED_PER_AREA = 10
 # Fewer than the recipe's: the corpus is small, and five minutes are to be enough.
-STEPS, WARMUP_STEPS = 160, 40
+STEPS, WARMUP_STEPS = 200, 40
 CURVE_TEXTS = 200  # test texts scored along the way; the table is over all of them
 RESULTS = "demo-results.json"
 SHOWN = 8  # predictions to judge by eye

@@ -17,9 +17,10 @@ from nanonet.training.weights import check_class_weight
 WARMUP = "warmup"  # the name of the warm-up's phase
 # Labelled rows that a class needs, and passes over all of them. Measured in docs/experiments.md.
 ROWS_PER_CLASS, PASSES = 120, 3
-# Unlabelled tokens of a run or warm-up, where texts are short: as many as 200 steps of 32 texts of
-# 50 tokens. And how many times the rows of a step, or a warm-up's steps, they may make.
-UNLABELED_TOKENS, MOST_TIMES = 200 * 32 * 50, 4
+# Unlabelled tokens of a run, and of a warm-up, where texts are short: as many as 300 steps of 32
+# texts of 50 tokens, and 100 steps of 64. And how many times the rows of a step, or a warm-up's
+# steps, they may make.
+RUN_TOKENS, WARMUP_TOKENS, MOST_TIMES = 300 * 32 * 50, 100 * 64 * 50, 4
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,18 @@ def with_enough_steps(config: Config, texts: int, classes: int) -> Config:
     """Return the settings with the steps that so many labelled texts and classes take.
 
     Where the recipe leaves it open (``training.more_steps``), no fewer than `ROWS_PER_CLASS`
-    labelled rows of each class, and no fewer than `PASSES` over all of them.
+    labelled rows of each class, and no fewer than `PASSES` over all of them, until the first
+    learner has done its last.
     """
     training = config.training
     if not training.more_steps:
         return config
     rows = max(ROWS_PER_CLASS * classes, PASSES * texts)
-    steps = max(training.steps, math.ceil(rows / training.labeled_batch))
+    last: dict[str, float] = {}  # share of the steps, by who learns
+    for phase in config.phases.values():
+        last[phase.learners] = max(phase.stop, last.get(phase.learners, 0.0))
+    until = min(last.values(), default=1.0) or 1.0  # what stops at 0 is refused elsewhere
+    steps = max(training.steps, math.ceil(rows / training.labeled_batch / until))
     return replace(config, training=replace(training, steps=steps, more_steps=False))
 
 
@@ -112,12 +118,12 @@ def with_enough_unlabeled(config: Config, tokens: float) -> Config:
         tokens: of an unlabelled text, on average.
     """
     training, warmup = config.training, config.warmup
-    texts = UNLABELED_TOKENS / max(tokens, 1.0)
+    length = max(tokens, 1.0)
     if training.more_rows:
-        rows = _raised(training.unlabeled_batch, texts / training.steps)
+        rows = _raised(training.unlabeled_batch, RUN_TOKENS / length / training.steps)
         training = replace(training, unlabeled_batch=rows, more_rows=False)
     if warmup.more_steps:
-        steps = _raised(warmup.steps, texts / warmup.unlabeled_batch)
+        steps = _raised(warmup.steps, WARMUP_TOKENS / length / warmup.unlabeled_batch)
         warmup = replace(warmup, steps=steps, more_steps=False)
     return replace(config, training=training, warmup=warmup)
 
