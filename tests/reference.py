@@ -307,7 +307,7 @@ def nanonet(
     preparation = Optimizers([teacher], 5e-3, 1e-2)
     teaching = Optimizers([teacher], 5e-3, 1e-2)
     learning = Optimizers(students, 2e-2 if trained == "biases" else 3e-4, 1e-2)
-    first, last = task.steps // 4, 3 * task.steps // 4  # of the teacher's steps with soft labels
+    first, last = task.steps // 6, 2 * task.steps // 3  # of the teacher's steps with soft labels
     log: Log = []
     for t in range(first):
         x, y, _ = task.batch(t)

@@ -146,15 +146,15 @@ def test_the_last_thing_to_learn_from_is_never_taken():
 def test_offline_teacher_steps_as_often_as_before():
     config = make_config("nanonet", {})
     offline = config_of("nanonet", "offline-teacher")
-    assert offline.training.steps == 450  # 225 of the teacher, then 225 of the students
+    assert offline.training.steps == 450  # 200 of the teacher, then 250 of the students
     before, after = make_plan(config, True), make_plan(offline, True)
     windows = {p.name: p.window(450) for p in after.phases}
-    assert windows["preparation"] == range(75)
-    assert windows["teacher"] == range(75, 225)
-    assert windows["students"] == range(225, 450)
+    assert windows["preparation"] == range(50)
+    assert windows["teacher"] == range(50, 200)
+    assert windows["students"] == range(200, 450)
     for old, new in zip(before.phases, after.phases, strict=True):
         assert len(old.window(300)) == len(new.window(450))
-    assert round(offline.propagation.at * 450) == 75
+    assert round(offline.propagation.at * 450) == 50
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7, 33, 201, 1000])

@@ -67,19 +67,19 @@ PINS = {
     "distill": Pin("distill", ("training.steps=12",)),
     # With 20 neighbours among 42 texts all labels reach a text alike: its rank would be chance.
     "nanonet": Pin(
-        "nanonet", ("training.steps=12", "propagation.neighbours=5"), (("neighbours", 5),)
+        "nanonet", ("training.steps=18", "propagation.neighbours=5"), (("neighbours", 5),)
     ),
     **{
         f"nanonet, {labels}": Pin(
             "nanonet",
-            ("training.steps=12", f"propagation.neighbours={n}", f"propagation.labels={labels}"),
+            ("training.steps=18", f"propagation.neighbours={n}", f"propagation.labels={labels}"),
             (("neighbours", n), ("labels", labels)),
         )
         for labels, n in (("neighbours", 5), ("combined", 4))
     },
     "nanonet, layers of students": Pin(
         "nanonet",
-        ("training.steps=12", "propagation.neighbours=5", "cohort.student_peft=layers"),
+        ("training.steps=18", "propagation.neighbours=5", "cohort.student_peft=layers"),
         (("neighbours", 5), ("trained", "layers")),
     ),
     "psnet": Pin("psnet", PSNET),
@@ -278,7 +278,7 @@ def test_the_offline_teacher_rests_while_it_is_imitated():
 
 
 def test_propagation_is_that_of_the_recipe():
-    assert make_settings("in memory").propagation == PropagationConfig(0.25, 20, 0.95, 30)
+    assert make_settings("in memory").propagation == PropagationConfig(0.1667, 20, 0.95, 30)
 
 
 @pytest.mark.parametrize("name", ["nanonet", "nanonet, neighbours", "nanonet, combined"])
