@@ -56,7 +56,7 @@ class Pin:
     def config(self) -> Config:
         """Return the recipe's configuration, small, without dropout and warm-up."""
         plain = ("views.dropout=0", "warmup.steps=0", "training.log_every=1")
-        return make_settings("in memory", *plain, *self.settings, recipe=self.recipe)
+        return make_settings("in memory", *plain, *self.settings, recipe=self.recipe, windows=False)
 
 
 PSNET = ("training.steps=10", "views.learners.teacher.dropout=0")
@@ -278,7 +278,9 @@ def test_the_offline_teacher_rests_while_it_is_imitated():
 
 
 def test_propagation_is_that_of_the_recipe():
-    assert make_settings("in memory").propagation == PropagationConfig(0.1667, 20, 0.95, 30)
+    assert make_settings("in memory", windows=False).propagation == PropagationConfig(
+        0.1667, 20, 0.95, 30
+    )
 
 
 @pytest.mark.parametrize("name", ["nanonet", "nanonet, neighbours", "nanonet, combined"])

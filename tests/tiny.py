@@ -136,21 +136,36 @@ SETTINGS = {
 }
 
 
+# Of the recipe nanonet in six steps: two prepare the teacher, and it learns to the end.
+WINDOWS = {
+    "propagation": {"at": 0.25},
+    "phases": {
+        "preparation": {"stop": 0.25},
+        "teacher": {"start": 0.25, "stop": 1.0},
+        "students": {"start": 0.25},
+    },
+}
+
 AT_ONCE = "at once"  # the recipe nanonet, but all learn at every step, and no label spreads
 
 
-def make_settings(folder: Path | str, *assignments: str, recipe: str = "nanonet") -> Any:
+def make_settings(
+    folder: Path | str, *assignments: str, recipe: str = "nanonet", windows: bool = True
+) -> Any:
     """Return the configuration of a small run on a saved encoder.
 
     Args:
         folder: of the encoder.
         assignments: further settings, as after --set.
         recipe: a recipe's name, or `AT_ONCE`.
+        windows: of the recipe nanonet are `WINDOWS`.
     """
     from nanonet.core.config import Config, make_config
     from nanonet.core.strict import build, merge, parse_set
 
     values = merge(SETTINGS, {"backbone": {"name": str(folder)}})
+    if recipe == "nanonet" and windows:
+        values = merge(values, WINDOWS)
     values = merge(values, parse_set(assignments))
     if recipe != AT_ONCE:
         return make_config(recipe, values)
@@ -165,6 +180,7 @@ def at_once_tables() -> dict[str, Any]:
     del tables["propagation"], tables["phases"]["preparation"]
     del tables["phases"]["teacher"]["objectives"]["propagation"]
     for phase in tables["phases"].values():
+        phase.pop("stop", None)
         del phase["start"]
     return tables
 

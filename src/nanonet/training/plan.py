@@ -97,10 +97,11 @@ def with_enough_steps(config: Config, texts: int, classes: int) -> Config:
     if not training.more_steps:
         return config
     rows = max(ROWS_PER_CLASS * classes, PASSES * texts)
-    last: dict[str, float] = {}  # share of the steps, by who learns
-    for phase in config.phases.values():
-        last[phase.learners] = max(phase.stop, last.get(phase.learners, 0.0))
-    until = min(last.values(), default=1.0) or 1.0  # what stops at 0 is refused elsewhere
+    last = [
+        max((p.stop for p in config.phases.values() if _learns(name, p)), default=1.0)
+        for name in learner_names(config.cohort)
+    ]
+    until = min(last, default=1.0) or 1.0  # what stops at 0 is refused elsewhere
     steps = max(training.steps, math.ceil(rows / training.labeled_batch / until))
     return replace(config, training=replace(training, steps=steps, more_steps=False))
 
@@ -126,6 +127,10 @@ def with_enough_unlabeled(config: Config, tokens: float) -> Config:
         steps = _raised(warmup.steps, WARMUP_TOKENS / length / warmup.unlabeled_batch)
         warmup = replace(warmup, steps=steps, more_steps=False)
     return replace(config, training=training, warmup=warmup)
+
+
+def _learns(name: str, phase: PhaseConfig) -> bool:
+    return phase.learners == "all" or (name == TEACHER) == (phase.learners == "teacher")
 
 
 def _raised(least: int, wanted: float) -> int:
@@ -155,11 +160,7 @@ def make_plan(config: Config, has_unlabeled: bool) -> Plan:
     if wants_warmup(config) and not has_unlabeled:
         notices.append("no unlabelled text: no warm-up")
     for name, phase in config.phases.items():
-        learners = tuple(
-            n
-            for n in names
-            if phase.learners == "all" or (n == TEACHER) == (phase.learners == "teacher")
-        )
+        learners = tuple(n for n in names if _learns(n, phase))
         objectives = build_objectives(phase.objectives, name)
         if phase.start >= phase.stop:
             raise ConfigError(
