@@ -88,13 +88,13 @@ def test_a_run_takes_the_steps_its_labels_ask_for_and_is_resumed_so(tmp_path, ti
     more = ("training.more_steps=true", "training.labeled_batch=90")
     config = make_settings(tiny_bert_folder, "training.steps=2", *more)
     summary = train(config, lambda: tables, out)
-    assert (summary["steps"], summary["finished"]) == (6, True)  # 3 classes * 120 rows / 90 * 3 / 2
-    assert RunFolder(out).read_config()[0].training.steps == 6
+    assert (summary["steps"], summary["finished"]) == (4, True)  # 3 classes * 120 rows / 90
+    assert RunFolder(out).read_config()[0].training.steps == 4
     (out / "summary.json").unlink()
-    assert train(config, lambda: tables, out, mode="resume")["steps"] == 6
+    assert train(config, lambda: tables, out, mode="resume")["steps"] == 4
     (out / "summary.json").unlink()
     other = make_settings(tiny_bert_folder, "training.steps=7", "training.labeled_batch=90")
-    with pytest.raises(RunError, match=r"training\.steps=6, not 7"):
+    with pytest.raises(RunError, match=r"training\.steps=4, not 7"):
         train(other, lambda: tables, out, mode="resume")
     larger = make_tables(labeled=45)  # 135 labels: five steps
     with pytest.raises(RunError, match="labeled differs"):
