@@ -101,13 +101,10 @@ def train_arguments(corpus: Path, tiny_bert_folder: Path) -> list[object]:
 def run_folder(train_arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, made by the command line. Read only."""
     from runs import succeed
-    from tiny import WINDOWS
+    from tiny import WINDOW_FLAGS
 
-    windows = [f"propagation.at={WINDOWS['propagation']['at']}"]
-    for name, window in WINDOWS["phases"].items():
-        windows += [f"phases.{name}.{key}={value}" for key, value in window.items()]
     out = tmp_path_factory.mktemp("runs") / "run"
-    succeed(*train_arguments, *(part for w in windows for part in ("--set", w)), "--out", out)
+    succeed(*train_arguments, *WINDOW_FLAGS, "--out", out)
     return out
 
 

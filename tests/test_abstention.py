@@ -16,6 +16,7 @@ from nanonet.export.abstention import choose_threshold, fewest_rows, lower_bound
 from nanonet.runtime.batch import Classify
 from nanonet.scoring import evaluate_bundle, evaluate_run
 from runs import refuse, succeed
+from tiny import WINDOW_FLAGS
 
 TARGET = 0.3  # of a model as small as the tests': its precision is above it, its accuracy too
 
@@ -290,7 +291,7 @@ def test_the_run_s_validation_texts_serve(train_arguments, corpus, tmp_path):
     validation = tmp_path / "validation.csv"
     shutil.copy(corpus / "test.csv", validation)
     run = tmp_path / "run"
-    succeed(*train_arguments, "--validation", validation, "--out", run)
+    succeed(*train_arguments, *WINDOW_FLAGS, "--validation", validation, "--out", run)
     to = ("export", run, "--out", tmp_path / "bundle", "--target-precision", "0.2")
     succeed(*to)
     chosen = read_manifest(tmp_path / "bundle").abstention

@@ -15,6 +15,7 @@ from nanonet.core.config import recipe_names
 from nanonet.data.readers import Columns, read_table
 from nanonet.data.writers import write_table
 from runs import FAST, nanonet, refuse, succeed
+from tiny import WINDOW_FLAGS
 
 COMMAND = [sys.executable, "-m", "nanonet"]
 
@@ -289,7 +290,15 @@ def test_overwrite_spares_what_is_no_run(train_arguments, tmp_path):
 def test_one_seed_gives_one_result(train_arguments, run_folder, tmp_path):
     hashes = [json.loads((run_folder / "summary.json").read_text())["weights_sha256"]]
     for seed in (0, 1):
-        succeed(*train_arguments, "--seed", seed, "--quiet", "--out", tmp_path / str(seed))
+        succeed(
+            *train_arguments,
+            *WINDOW_FLAGS,
+            "--seed",
+            seed,
+            "--quiet",
+            "--out",
+            tmp_path / str(seed),
+        )
         summary = json.loads((tmp_path / str(seed) / "summary.json").read_text())
         hashes.append(summary["weights_sha256"])
     assert hashes[0] == hashes[1] != hashes[2]

@@ -146,6 +146,11 @@ WINDOWS = {
     },
 }
 
+WINDOW_FLAGS = ["--set", f"propagation.at={WINDOWS['propagation']['at']}"]
+for _name, _window in WINDOWS["phases"].items():
+    for _key, _value in _window.items():
+        WINDOW_FLAGS += ["--set", f"phases.{_name}.{_key}={_value}"]
+
 AT_ONCE = "at once"  # the recipe nanonet, but all learn at every step, and no label spreads
 
 
