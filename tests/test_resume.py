@@ -13,7 +13,7 @@ import torch
 
 from nanonet.core.errors import InterruptedRunError, RunError
 from nanonet.data.readers import table_from_lists
-from nanonet.training.checkpoint import list_checkpoints
+from nanonet.training.checkpoint import list_checkpoints, read_tensors
 from nanonet.training.inputs import TrainingTables
 from nanonet.training.train import train
 from test_training import Notes, contents, losses, unread
@@ -39,9 +39,13 @@ def bert(tiny_bert_folder):
     return tiny_bert_folder
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
-def test_a_resumed_run_is_bit_identical(tmp_path, bert, step):
-    config = make_settings(bert, "views.dropout=0.2", "views.learners.teacher.dropout=0.2")
+@pytest.mark.parametrize(
+    ("step", "windows"), [(1, True), (2, True), (3, True), (5, True), (6, True), (5, False)]
+)
+def test_a_resumed_run_is_bit_identical(tmp_path, bert, step, windows):
+    """Also where the teacher rests, as in the recipe's own windows it does from step 5 on."""
+    dropout = ("views.dropout=0.2", "views.learners.teacher.dropout=0.2")
+    config = make_settings(bert, *dropout, windows=windows)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = train(config, make_tables, whole)
     interrupted(config, parts, step)
@@ -54,6 +58,22 @@ def test_a_resumed_run_is_bit_identical(tmp_path, bert, step):
     name = "learners.safetensors"
     assert (parts / name).read_bytes() == (whole / name).read_bytes()
     assert losses(parts) == losses(whole)
+
+
+def test_the_teacher_rests_in_the_end_and_students_go_on(tmp_path, bert):
+    config, run = make_settings(bert, windows=False), tmp_path / "run"
+    interrupted(config, run, 4)  # of 6: the last of the teacher's
+    first = read_tensors(list_checkpoints(run / "checkpoints")[-1] / "trained.safetensors")
+    train(config, make_tables, run, mode="resume")
+    last = read_tensors(run / "learners.safetensors")
+    moved = {name.split(".")[0] for name in last if not torch.equal(first[name], last[name])}
+    assert moved == {"student1", "student2"}
+
+
+def test_a_teacher_alone_is_done_when_it_would_rest(tmp_path, bert):
+    config = make_settings(bert, "cohort.students=0", windows=False)
+    summary = train(config, make_tables, tmp_path / "run")
+    assert (summary["finished"], summary["selected"]) == (True, "teacher")
 
 
 def test_a_run_stopped_by_the_clock_is_complete_and_continues(tmp_path, bert):

@@ -231,24 +231,18 @@ def test_starting_from_a_run_that_was_warmed_up(tmp_path, bert, earlier, trained
         np.testing.assert_allclose(exported, logits, atol=1e-4)
 
 
-def test_a_run_from_a_warmed_up_one_continues(tmp_path, bert, earlier):
-    config = make_settings(bert, "training.steps=4")
-    expected = train(config, make_tables, tmp_path / "whole", init=earlier)
-    out = tmp_path / "parts"
-    with pytest.raises(InterruptedRunError):
-        train(config, make_tables, out, init=earlier, display=interrupt("training", 3))
-    resume(config, out, init=earlier)
-    assert clockless(RunFolder(out).read_summary()) == clockless(expected)
-
-
-def test_a_run_from_a_warmed_up_one_that_was_killed_at_once_starts_there_again(
-    tmp_path, bert, earlier
+@pytest.mark.parametrize(
+    ("display", "error"),
+    [(interrupt("training", 3), InterruptedRunError), (die("training", 1), MemoryError)],
+)
+def test_a_run_from_a_warmed_up_one_goes_on_or_starts_there_again(
+    tmp_path, bert, earlier, display, error
 ):
     config = make_settings(bert, "training.steps=4")
     expected = train(config, make_tables, tmp_path / "whole", init=earlier)
     out = tmp_path / "parts"
-    with pytest.raises(MemoryError):
-        train(config, make_tables, out, init=earlier, display=die("training", 1))
+    with pytest.raises(error):
+        train(config, make_tables, out, init=earlier, display=display)
     resume(config, out, init=earlier)
     assert clockless(RunFolder(out).read_summary()) == clockless(expected)
 
