@@ -46,6 +46,8 @@ RUNS = [
     ("distill", "distill", []),
     ("supervised", "supervised", ["training.labeled_batch=1"]),  # one process has no rows
 ]
+ENOUGH = {"validation": 25, "unlabeled": 100}  # texts per class for heads to be fitted
+HEADS = ["training.head_texts=280"]
 
 
 @contextmanager
@@ -118,11 +120,14 @@ def runs(tmp_path_factory, tiny_bert_folder) -> Path:
         config = make_settings(tiny_bert_folder, *RUNS[0][2])
         interrupted(config, folder / "2" / "resumed", 4, lambda: make_tables(**tables))
         jobs.append(("resumed", "nanonet", RUNS[0][2], "resume", tables))
+        jobs.append(("heads", "nanonet", HEADS, "new", ENOUGH))
         script = (TESTS / "many.py", folder / "2", tiny_bert_folder, json.dumps(jobs))
         with launched(2, *script) as process:
             for name, recipe, settings in RUNS:
                 config = make_settings(tiny_bert_folder, *settings, recipe=recipe)
                 train(config, lambda: make_tables(**tables), folder / "1" / name)
+            config = make_settings(tiny_bert_folder, *HEADS)
+            train(config, lambda: make_tables(**ENOUGH), folder / "1" / "heads")
             _, text = process.communicate(timeout=300)
     assert process.returncode == 0, text
     return folder
@@ -132,6 +137,21 @@ def runs(tmp_path_factory, tiny_bert_folder) -> Path:
 def test_two_processes_give_what_one_gives(runs, name):
     assert_close(runs / "2" / name, runs / "1" / name)
     assert_same_outcome(runs / "2" / name, runs / "1" / name)
+
+
+def test_two_processes_fit_the_same_heads(runs):
+    one, two = (
+        json.loads((runs / n / "heads" / "summary.json").read_text())["heads"] for n in "12"
+    )
+    assert set(one) == {"student1", "student2"}
+    assert all(head["texts"] == 280 for head in one.values())
+    assert any(head["kept"] for head in one.values())
+    assert two == one
+    ours, theirs = (read_tensors(runs / n / "heads" / "learners.safetensors") for n in "12")
+    for name in (f"{student}.head.linear.weight" for student in one):
+        # Where the solver stops moves with the vectors' last digits.
+        close = 0.01 * float(theirs[name].abs().max())
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0.0, atol=close)
 
 
 def assert_same_outcome(found: Path, expected: Path) -> None:

@@ -121,6 +121,23 @@ def test_a_run_without_an_evaluation(run):
     assert "not finished" not in shown.text
 
 
+def test_heads_that_were_fitted_are_shown(run):
+    shared = {"texts": 2000, "judges": 512}
+    heads = {
+        "student1": {**shared, "before": 0.9, "after": 0.912, "kept": True},
+        "student2": {**shared, "before": 0.904, "after": 0.904, "kept": False},
+    }
+    succeed("report", run)
+    assert "Heads fitted" not in Page(run / "report.html").text  # too few texts for that
+    change(run / "summary.json", heads=heads)
+    succeed("report", run)
+    shown = Page(run / "report.html").text
+    assert "2,000 512 90.0 91.2 yes" in shown
+    assert "2,000 512 90.4 90.4 no" in shown
+    change(run / "summary.json", heads={"student1": shared})
+    refuse("report", run, parts=["summary.json cannot be read (KeyError: 'before')"])
+
+
 def test_a_chart_for_each_logged_figure(run):
     succeed("report", run)
     shown = Page(run / "report.html")

@@ -88,6 +88,7 @@ def _render(run: Run, texts: TextExamples | None, documents: Sequence[DocumentEx
         choice=_choice(run.outcome) if run.outcome else "",
         inputs=Table("Data", ["", "rows", "file"], inputs, words=True),
         learners=_learners(run.outcome) if run.outcome else None,
+        heads=_heads(run.outcome) if run.outcome and run.outcome.heads else None,
         evaluations=evaluations,
         texts=texts,
         documents=documents,
@@ -172,3 +173,19 @@ def _learners(outcome: Outcome) -> Table:
     if not any(one.score is not None for one in outcome.learners):
         head, rows = head[:-1], [row[:-1] for row in rows]
     return Table("Learners", head, rows, outcome.selected)
+
+
+def _heads(outcome: Outcome) -> Table:
+    rows = [
+        [
+            head.student,
+            f"{head.texts:,}",
+            f"{head.judges:,}",
+            percent(head.before),
+            percent(head.after),
+            "yes" if head.kept else "no",
+        ]
+        for head in outcome.heads
+    ]
+    head = ["student", "texts", "others", "right before, %", "right fitted, %", "in use"]
+    return Table("Heads fitted to the teacher's answers, in the end", head, rows, outcome.selected)

@@ -67,6 +67,18 @@ class Learner:
 
 
 @dataclass(frozen=True)
+class Head:
+    """A student's head that was fitted in the end, see `training.heads.FittedHead`."""
+
+    student: str
+    texts: int
+    judges: int
+    before: float
+    after: float
+    kept: bool
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What ``summary.json`` says."""
 
@@ -74,6 +86,7 @@ class Outcome:
     criterion: str
     labels_used: int
     learners: list[Learner]
+    heads: list[Head]
     steps: int
     seconds: float
     finished: bool
@@ -218,10 +231,22 @@ def _outcome(values: Any) -> Outcome:
         criterion=str(selection["criterion"]),
         labels_used=int(selection["labels_used"]),
         learners=learners,
+        heads=[_head(name, head) for name, head in values.get("heads", {}).items()],
         steps=int(values["steps"]),
         seconds=float(values["seconds"]),
         finished=bool(values["finished"]),
         stopped=values["stopped"] and str(values["stopped"]),
+    )
+
+
+def _head(student: str, values: Any) -> Head:
+    return Head(
+        student=student,
+        texts=int(values["texts"]),
+        judges=int(values["judges"]),
+        before=float(values["before"]),
+        after=float(values["after"]),
+        kept=bool(values["kept"]),
     )
 
 
