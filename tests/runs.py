@@ -3,8 +3,10 @@
 import contextlib
 import io
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 SETTINGS = {
@@ -69,3 +71,8 @@ def refuse(*arguments: object, parts: list[str], status: int = 1) -> str:
 
 def temporary_files(folder: Path) -> list[str]:
     return [p.name for p in folder.iterdir() if ".tmp" in p.name or p.name.startswith(".")]
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """Return what a run's configuration says."""
+    return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))

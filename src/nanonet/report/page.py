@@ -89,6 +89,7 @@ def _render(run: Run, texts: TextExamples | None, documents: Sequence[DocumentEx
         inputs=Table("Data", ["", "rows", "file"], inputs, words=True),
         learners=_learners(run.outcome) if run.outcome else None,
         heads=_heads(run.outcome) if run.outcome and run.outcome.heads else None,
+        validated=any(i.kind == "validation" for i in run.inputs),
         evaluations=evaluations,
         texts=texts,
         documents=documents,
@@ -178,14 +179,14 @@ def _learners(outcome: Outcome) -> Table:
 def _heads(outcome: Outcome) -> Table:
     rows = [
         [
-            head.student,
-            f"{head.texts:,}",
-            f"{head.judges:,}",
-            percent(head.before),
-            percent(head.after),
-            "yes" if head.kept else "no",
+            own.student,
+            f"{own.texts:,}",
+            f"{own.judges:,}",
+            percent(own.before),
+            percent(own.after),
+            "yes" if own.kept else "no",
         ]
-        for head in outcome.heads
+        for own in outcome.heads
     ]
     head = ["student", "texts", "others", "right before, %", "right fitted, %", "in use"]
     return Table("Heads fitted to the teacher's answers, in the end", head, rows, outcome.selected)
