@@ -9,6 +9,12 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# A worker of pytest-xdist keeps to one core, and so does what it starts: tiny matrices are slower
+# on many threads, and workers would take the cores from each other.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 # Real data sets, beside the project where there are any; they are not part of it.
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 

@@ -147,18 +147,19 @@ def test_objectives_of_a_warm_up(tmp_path, bert, objective):
     assert summary["warmup"]["weights_sha256"] != plain["warmup"]["weights_sha256"]
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize(
-    ("warmup", "after"),
+    ("family", "warmup", "after"),
     [
-        ("layers", "bitfit"),
-        ("full", "bitfit"),
-        ("full", "lora"),
-        ("full", "full"),
-        ("bitfit", "bitfit"),
-        ("bitfit", "layernorm"),
-        ("lora", "bitfit"),
-        ("lora", "lora"),
+        ("bert", "layers", "bitfit"),
+        ("bert", "full", "bitfit"),
+        ("bert", "full", "lora"),
+        ("bert", "full", "full"),
+        ("bert", "bitfit", "bitfit"),
+        ("bert", "lora", "bitfit"),
+        ("bert", "lora", "lora"),
+        ("modernbert", "layers", "bitfit"),
+        ("modernbert", "bitfit", "layernorm"),
+        ("modernbert", "lora", "lora"),
     ],
 )
 def test_the_run_after_it(tmp_path, request, trained, family, warmup, after):
