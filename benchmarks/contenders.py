@@ -29,7 +29,7 @@ def setfit(spec: dict[str, Any]) -> Predict:
     """SetFit's prediction, which is also that of a frozen encoder with logistic regression.
 
     ``SetFitModel.predict`` of setfit 1.2.0 is ``SentenceTransformer.encode(batch_size=32)``, then
-    scikit-learn's ``predict``; setfit itself does not install beside transformers 5.
+    scikit-learn's ``predict``.
     """
     import numpy as np
     import torch

@@ -11,7 +11,7 @@ from nanonet.core.errors import ConfigError
 from nanonet.core.strict import merge, parse_set
 from nanonet.models.layer_maps import layer_maps
 from nanonet.models.peft import PEFT
-from nanonet.training.plan import make_plan
+from nanonet.training.plan import make_plan, with_enough_steps
 
 DEPTH = 6  # layers of MiniLM
 
@@ -155,6 +155,8 @@ def test_offline_teacher_steps_as_often_as_before():
     for old, new in zip(before.phases, after.phases, strict=True):
         assert len(old.window(300)) == len(new.window(450))
     assert round(offline.propagation.at * 450) == 50
+    before, after = (with_enough_steps(c, texts=770, classes=77) for c in (config, offline))
+    assert after.training.steps == pytest.approx(1.5 * before.training.steps, abs=1)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7, 33, 201, 1000])

@@ -49,8 +49,9 @@ draws = 2
 
 [methods.nanonet]
 
-[methods.no-mutual]
-settings.phases.students.objectives.mutual.weight = 0
+[methods.words]
+kind = "tfidf"
+ngrams = 1
 """
 
 
@@ -105,12 +106,10 @@ def test_each_cell_has_its_figures(finished):
     cells = results["cells"]
     assert results["failed"] == []
     assert sorted((c["method"], c["draw"]) for c in cells) == [
-        (method, draw) for method in ("nanonet", "no-mutual") for draw in (0, 1)
+        (method, draw) for method in ("nanonet", "words") for draw in (0, 1)
     ]
     for cell in cells:
         assert 0 <= cell["accuracy"] <= 1
-        assert cell["learners"][cell["selected"]] == cell["accuracy"]
-        assert set(cell["learners"]) == {"teacher", "student1", "student2"}
         assert cell["labels_used_to_choose"] == 0
         assert cell["wall_seconds"] > cell["training_seconds"] > 0
         memory_mb = cell["memory"]
@@ -118,14 +117,15 @@ def test_each_cell_has_its_figures(finished):
         assert 0 <= memory_mb["above_loaded_mb"] < memory_mb["peak_mb"]
         for learner, trained in cell["trainable_parameters"].items():
             assert cell["stored_bytes"][learner] == 4 * trained  # 32 bits
-            assert trained < cell["total_parameters"][learner]
         assert cell["hardware"]["threads"] >= 1
-        assert cell["plan"]["config"]["training"]["steps"] == 2
-    weights = {
-        c["method"]: c["plan"]["config"]["phases"]["students"]["objectives"]["mutual"]["weight"]
-        for c in cells
-    }
-    assert weights == {"nanonet": 0.5, "no-mutual": 0}
+    for cell in (c for c in cells if c["method"] == "nanonet"):
+        assert cell["learners"][cell["selected"]] == cell["accuracy"]
+        assert set(cell["learners"]) == {"teacher", "student1", "student2"}
+        for learner, trained in cell["trainable_parameters"].items():
+            assert trained < cell["total_parameters"][learner]
+        assert cell["plan"]["config"]["training"]["steps"] == cell["steps"] == 2
+        assert cell["unlabeled_batch"] == 4
+        assert 0 <= cell["ece"] <= 1
 
 
 def test_draws_keep_test_and_excluded_texts_out(finished, suite):
@@ -152,7 +152,7 @@ def test_draws_keep_test_and_excluded_texts_out(finished, suite):
 def test_files_and_messages(finished):
     out, said, progress = finished
     assert "4 cells: 0 done already, 4 to run, 1 at a time" in progress
-    assert "4/4  things no-mutual draw 1 seed 0: accuracy 0." in progress
+    assert "4/4  things words draw 1 seed 0: accuracy 0." in progress
     assert "3 left" in progress
     assert "none left" in progress
     assert "things" in said
@@ -160,7 +160,7 @@ def test_files_and_messages(finished):
     for part in (
         "## things",
         "| nanonet | 0.",
-        "| no-mutual | 0.",
+        "| words | 0.",
         "2 labels for each of 3 classes, drawn from train.csv (70 rows, none of validation.csv)",
         "scored on 24 rows of test.csv",
         "Draws: 0 to 1; training seeds: 0; cells per method and data set: 2.",
@@ -188,15 +188,14 @@ def test_the_same_command_again_trains_nothing(finished, suite, tmp_path):
 def test_only_what_has_other_settings_runs_again(finished, suite, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "out")
     before = stamps(out)
-    other = changed(suite, tmp_path, "mutual.weight = 0", "mutual.weight = 0.1")
-    command = ["benchmark", other, "--out", out, "--draws", 1, "--only", "no-*"]
-    outcome = succeed(*command, "--keep-runs")
+    other = changed(suite, tmp_path, "ngrams = 1", "ngrams = 2")
+    command = ["benchmark", other, "--out", out, "--draws", 1, "--only", "w*"]
+    outcome = succeed(*command)
     assert "1 cells: 0 done already, 1 to run" in outcome.err
-    folder = out / "cells" / "no-mutual" / "things" / "draw-0-seed-0"
+    folder = out / "cells" / "words" / "things" / "draw-0-seed-0"
     assert [path.parent for path, at in stamps(out).items() if at != before[path]] == [folder]
-    assert (folder / "run" / "summary.json").is_file()
     cells = results_of(out)["cells"]
-    assert [(c["method"], c["draw"]) for c in cells] == [("nanonet", 0), ("no-mutual", 0)]
+    assert [(c["method"], c["draw"]) for c in cells] == [("nanonet", 0), ("words", 0)]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +317,12 @@ def test_ctrl_c_keeps_what_is_finished(finished, suite, tmp_path):
         ("[methods.nanonet]", "[methods.a]\nkind = 'fasttext'", ["methods.a", "'fasttext'"], 2),
         ("[methods.nanonet]", "[methods.a]\nrecip = 'x'", ["'recip'", "mean 'recipe'"], 2),
         ("[methods.nanonet]", "[methods.a]\nrecipe = 'x'", ["methods.a: unknown recipe 'x'"], 2),
-        ("mutual.weight", "mutal.weight", ["methods.no-mutual", "mutal", "mean 'mutual'"], 2),
+        (
+            "[methods.nanonet]",
+            "[methods.nanonet]\nsettings.phases.students.objectives.mutal.weight = 0",
+            ["methods.nanonet", "mutal", "mean 'mutual'"],
+            2,
+        ),
         ("student_layers = 2", "student_layers = 5", ["the backbone has 4 layers"], 2),
         ("max_length = 32", "max_length = 99", ["positions for 64"], 2),
         ("[settings]", "[settings]\nseed = 1", ["settings.seed", "run.seeds"], 2),
@@ -357,6 +361,7 @@ def test_labels_of_the_test_file_that_the_training_file_lacks(suite, tmp_path):
         (["--draws", "0"], ["--draws"]),
         (["--set", "training.step=2"], ["methods.nanonet", "did you mean 'steps'"]),
         (["--set", "seed=2"], ["'seed'", "run.seeds"]),
+        (["--set", "task=multilabel"], ["methods.nanonet", "compares classifiers"]),
         (["--ablate", "--recipe", "nanonets"], ["nanonets", "did you mean 'nanonet'"]),
     ],
 )
@@ -391,6 +396,7 @@ def cell(method: str, draw: int, seed: int, shipped: float, **learners: float) -
         "draw": draw,
         "seed": seed,
         "accuracy": shipped,
+        "macro_f1": shipped - 0.1,
         "learners": learners,
         "teacher": "teacher",
         "selected": "student1",
@@ -435,11 +441,13 @@ def test_figures_of_the_table():
     assert (a.teacher, a.gap) == (pytest.approx(0.8), pytest.approx(0.13))
     assert a.best_student == pytest.approx((0.70 + 0.74 + 0.66 + 0.68) / 4)
     assert a.mean_student == pytest.approx((0.65 + 0.69 + 0.63 + 0.66) / 4)
-    assert (a.difference, a.difference_error) == (None, None)
+    assert (a.difference, a.difference_interval) == (None, None)
+    assert (a.macro_f1, a.ece) == (pytest.approx(0.57), None)
     assert (a.trainable_share, a.stored_kb) == (0.005, 20.0)
     # b stands beside a in the pairs (0, 0) and (1, 0)
     assert b.difference == pytest.approx((0.01 + 0.04) / 2)
-    assert b.difference_error == pytest.approx(0.03 / math.sqrt(2) / math.sqrt(2))
+    half = 6.3138 * 0.03 / math.sqrt(2) / math.sqrt(2)  # 95% of t with one degree of freedom
+    assert b.difference_interval == pytest.approx((0.025 - half, 0.025 + half), rel=1e-4)
     assert b.mean_student == pytest.approx((0.71 + 0.64) / 2)
 
 
@@ -462,11 +470,18 @@ def test_the_table_in_markdown():
     results = made_up_results()
     text = markdown(results, make_rows(results))
     assert (
-        "| a | 0.670 ± 0.062 | 0.600 | 0.800 | 0.695 / 0.657 | +0.130 |  | 10 | 500 (100)"
-        " | 0.50% | 20 |" in text
+        "| a | 0.670 ± 0.062 | 0.600 | 0.570 |  | 0.800 | 0.695 / 0.657 | +0.130 |  | 10 |"
+        " 500 (100) | 0.50% | 20 |" in text
     )
     assert "| b | 0.675 ± 0.049 | 0.640 |" in text
-    assert "| +0.025 ± 0.015 |" in text
+    assert "| +0.025 (-0.070 to +0.120) |" in text
+    assert "guard" not in text
+    results["cells"][0] |= {"guard": {"alarms": [{}]}, "ece": 0.05, "ece_uncalibrated": 0.06}
+    results["cells"][4] |= {"guard": {"alarms": []}, "selected": "teacher"}
+    text = markdown(results, make_rows(results))
+    assert "| 0.050 (0.060) |" in text
+    assert "- The guard raised alarms in 1 of 2 cells; the teacher was shipped instead of" in text
+    assert "in 1 of 6." in text
     assert "- Incomplete on d, cells of 4: b 2.\n- Without any cell on d: c.\n" in text
     assert "ingredient" not in text
     for method in results["methods"]:
@@ -511,21 +526,16 @@ def test_a_method_without_students_has_no_figures_of_them():
 def test_table_of_a_real_benchmark_follows_from_its_results(finished):
     out, _, _ = finished
     cells = results_of(out)["cells"]
-    of = {m: [c for c in cells if c["method"] == m] for m in ("nanonet", "no-mutual")}
-    pairs = [
-        b["accuracy"] - a["accuracy"] for a, b in zip(of["nanonet"], of["no-mutual"], strict=True)
-    ]
-    values = [c["accuracy"] for c in of["no-mutual"]]
+    of = {m: [c for c in cells if c["method"] == m] for m in ("nanonet", "words")}
+    pairs = [b["accuracy"] - a["accuracy"] for a, b in zip(of["nanonet"], of["words"], strict=True)]
+    values = [c["accuracy"] for c in of["words"]]
     line = next(
-        line
-        for line in (out / "table.md").read_text().splitlines()
-        if line.startswith("| no-mutual |")
+        line for line in (out / "table.md").read_text().splitlines() if line.startswith("| words |")
     )
     columns = [part.strip() for part in line.split("|")]
     assert columns[2] == f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
     assert columns[3] == f"{min(values):.3f}"
-    error = statistics.stdev(pairs) / math.sqrt(2)
-    assert columns[7] == f"{statistics.mean(pairs):+.3f} ± {error:.3f}"
+    assert columns[9].startswith(f"{statistics.mean(pairs):+.3f} (")
 
 
 def test_the_chart_of_many_methods(tmp_path):
@@ -549,13 +559,14 @@ def test_an_ablation_end_to_end(suite, tmp_path):
     out = tmp_path / "out"
     only = ["--only", "layers-3", "--draws", 1]
     one = ["--set", "views.learners.student2.shuffle=0.1"]  # of a learner that some lack
-    outcome = succeed("benchmark", suite, "--out", out, "--ablate", *only, *one)
+    outcome = succeed("benchmark", suite, "--out", out, "--ablate", *only, *one, "--keep-runs")
     assert "[methods] is not used with --ablate" in outcome.err
     assert "variant students-1 left out: views.learners.student2 names no learner" in outcome.err
     results = results_of(out)
     assert results["ablated_recipe"] == "nanonet"
     assert [c["method"] for c in results["cells"]] == ["layers-3"]
     assert results["cells"][0]["layer_maps"]["student1"] == [2, 3, 4]
+    assert (out / "cells/layers-3/things/draw-0-seed-0/run/summary.json").is_file()
     table = (out / "table.md").read_text()
     assert "# Ablation of the recipe nanonet" in table
     assert "| layers per student | layers-3 |" in table

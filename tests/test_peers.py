@@ -13,7 +13,7 @@ from nanonet.core.errors import BackboneError, ConfigError, MissingExtraError
 from nanonet.data.readers import Columns
 from nanonet.data.writers import write_table
 from nanonet.models.backbones import load_backbone
-from runs import refuse
+from runs import refuse, succeed
 from tiny import make_texts
 
 PEERS = ("tfidf", "frozen", "finetune", "setfit")
@@ -86,7 +86,7 @@ def test_what_a_result_depends_on(tiny_bert_folder, tiny_modernbert_folder):
     assert plan_of("tfidf", tiny_bert_folder) == plan_of("tfidf", tiny_modernbert_folder)
 
 
-def test_it_is_refused_before_anything_runs(tiny_bert_folder, tmp_path, monkeypatch):
+def test_it_is_refused_before_anything_runs(files, tiny_bert_folder, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="positions for 64"):
         Frozen().plan(
             {"backbone": {"name": str(tiny_bert_folder)}, "data": {"max_length": 99}},
@@ -98,7 +98,17 @@ def test_it_is_refused_before_anything_runs(tiny_bert_folder, tmp_path, monkeypa
         plan_of("finetune", tmp_path / "none")
     monkeypatch.setattr("nanonet.benchmark.peers.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"needs the extra 'bench': pip install"):
-        plan_of("setfit", tiny_bert_folder)
+        SetFit.check_installed()
+    suite = tmp_path / "suite.toml"
+    train, test = str(files.labeled), str(files.test)
+    suite.write_text(
+        f"[datasets.d]\ntrain = {train!r}\ntest = {test!r}\nlabeled_per_class = 1\n"
+        "[methods.a]\nkind = 'tfidf'\n[methods.b]\nkind = 'setfit'\n"
+    )
+    out = tmp_path / "out"
+    refuse("benchmark", suite, "--out", out, parts=["'setfit'", "nanonet[bench]"])
+    assert not out.exists()
+    succeed("benchmark", suite, "--only", "a", "--draws", 1, "--jobs", 1, "--out", out)
 
 
 @pytest.mark.parametrize(

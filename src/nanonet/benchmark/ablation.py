@@ -221,7 +221,8 @@ def offline_teacher(config: Config) -> Tables | None:
         start, stop = share(phase.start, later), share(phase.stop, later)
         # A phase that takes no step takes none now, but has to stop after its start.
         phases[name] = {"start": start, "stop": max(stop, start + 0.2 / total)}
-    overrides: Tables = {"training": {"steps": total}, "phases": phases}
+    more = config.training.more_steps  # else a number of steps switches it off
+    overrides: Tables = {"training": {"steps": total, "more_steps": more}, "phases": phases}
     if config.propagation.at > 0.0:
         overrides["propagation"] = {"at": share(config.propagation.at)}
     fed = {

@@ -31,6 +31,7 @@ from nanonet.training.run_folder import RunFolder
 from nanonet.training.train import train
 
 SPEED_TEXTS = 1000
+NEVER = 10**9  # steps: no run has as many
 LoadBackbone = Callable[[str, Literal["auto", "mean", "cls"]], Backbone]
 
 
@@ -67,6 +68,14 @@ class Method:
             NanoNetError: it could not be run.
         """
         raise NotImplementedError
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Check for packages that it takes to run.
+
+        Raises:
+            MissingExtraError: says which extra has them.
+        """
 
     @staticmethod
     def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +131,8 @@ class NanoNet(Method):
         if "seed" in values:
             raise ConfigError("key 'seed': the seeds follow from run.seeds; remove it")
         config = make_config(recipe, values)
+        if config.task != "classification":
+            raise ConfigError(f"a benchmark compares classifiers, and task is '{config.task}'")
         make_plan(config, has_unlabeled=True)
         choose_hardware(config.training)
         backbone = load_backbone(config.backbone.name, config.backbone.pooling)
@@ -145,7 +156,7 @@ class NanoNet(Method):
         training = {
             "threads": plan["config"]["training"]["threads"] or threads,
             # A cell that was stopped is done anew: only the last step is saved.
-            "checkpoint_every": plan["config"]["training"]["steps"],
+            "checkpoint_every": NEVER,
         }
         values = merge(plan["config"], {"seed": seed, "training": training})
         tables = TrainingTables(
@@ -157,12 +168,15 @@ class NanoNet(Method):
         test = read_table(files.test, files.test_columns, labels="required")
         scores = evaluate_run(folder, test, as_trained=True)
         environment = RunFolder(folder).read_json("environment.json")
+        settled, _ = RunFolder(folder).read_config()
         bundle = folder / "bundle"
         export(folder, bundle)
         predictor = Predictor.load(bundle, threads=training["threads"])
         return {
             "accuracy": scores.accuracy,
             "macro_f1": scores.macro_f1,
+            "ece": scores.ece,
+            "ece_uncalibrated": scores.ece_uncalibrated,
             "learners": scores.learners,
             "teacher": summary["teacher"],
             "selected": summary["selected"],
@@ -178,6 +192,8 @@ class NanoNet(Method):
             "warmup": summary["warmup"],
             "guard": summary["guard"],
             "rows": summary["rows"],
+            "steps": summary["steps"],
+            "unlabeled_batch": settled.training.unlabeled_batch,
             "warnings": scores.warnings,
             "hardware": environment["hardware"] | {"processor": environment["processor"]},
             "versions": environment["versions"] | {"python": environment["python"]},

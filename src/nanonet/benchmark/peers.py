@@ -60,6 +60,12 @@ class Peer(Method):
     extra: ClassVar[str] = ""  # package without which it cannot run; "": none beside `train`'s
     reads_backbone: ClassVar[bool] = True
 
+    @classmethod
+    def check_installed(cls) -> None:
+        """See `Method.check_installed`."""
+        if cls.extra and find_spec(cls.extra) is None:
+            raise MissingExtraError(f"the method '{cls.extra}'", "bench")
+
     def plan(
         self,
         common: Mapping[str, Any],
@@ -68,8 +74,6 @@ class Peer(Method):
         load_backbone: LoadBackbone,
     ) -> dict[str, Any]:
         """See `Method.plan`."""
-        if self.extra and find_spec(self.extra) is None:
-            raise MissingExtraError(f"the method '{self.extra}'", "bench")
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         plan: dict[str, Any] = {"config": own}
         if self.reads_backbone:

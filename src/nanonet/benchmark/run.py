@@ -90,13 +90,16 @@ def run_benchmark(suite_path: Path, out: Path, options: Options) -> None:
         )
     methods = _plan(suite, suite_path, options, console)
     wanted = chosen(options.only, [method.name for method in methods], "--only", "method")
+    for method in methods:
+        if method.name in wanted:
+            KINDS.get(method.kind).check_installed()
     used = chosen(options.datasets, list(suite.datasets), "--dataset", "data set")
     datasets = [read_dataset(name, suite.datasets[name], suite_path.parent) for name in used]
     _write_draws(datasets, suite.run.draws, out / "data")
     cells = _cells(suite, methods, datasets, out)
     about = _about(suite, suite_path, methods, datasets, options)
     try:
-        _run(cells, wanted, options, console)
+        _run(cells, wanted, options, about["settings"], console)
     except InterruptedRunError:
         _report(out, about, cells, wanted, console=None)
         raise
@@ -222,13 +225,19 @@ def _cell(method: Planned, dataset: Dataset, seed_of_draw: int, seed: int, out: 
     return Cell(identity, files, out / "cells" / method.name / dataset.name / name)
 
 
-def _run(cells: Sequence[Cell], wanted: Sequence[str], options: Options, console: Console) -> None:
-    """Run those cells of the wanted methods that have no result."""
+def _run(
+    cells: Sequence[Cell],
+    wanted: Sequence[str],
+    options: Options,
+    settings: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Run those cells of the wanted methods that have no result, all with as many threads."""
     asked = [cell for cell in cells if cell.identity["method"] in wanted]
     missing = [cell for cell in asked if cell.result() is None]
     cores = usable_cores()
     jobs = options.jobs or cores
-    threads = max(1, cores // jobs)
+    threads = settings.get("training", {}).get("threads") or max(1, cores // jobs)
     done = len(asked) - len(missing)
     console.print(
         f"{len(asked)} cells: {done} done already, {len(missing)} to run, {jobs} at a time with"

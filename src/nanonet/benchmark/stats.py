@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 Result = Mapping[str, Any]
+CONFIDENCE = 0.9
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Row:
         method: its name.
         group: the ingredient that it changes, in an ablation.
         accuracy: of the shipped learner, over the cells.
+        macro_f1: the same of its macro-F1, mean.
+        ece: expected calibration error of its probabilities, mean.
+        ece_uncalibrated: the same before calibration.
         teacher: the teacher's mean accuracy.
         best_student: mean over the cells of the best student's accuracy; needs test labels.
         mean_student: mean over the cells of the students' mean accuracy.
         gap: mean of the teacher's accuracy less the shipped learner's.
         difference: mean of the accuracy less the reference method's in the same draw and seed.
-        difference_error: its standard error over those pairs.
+        difference_interval: where that mean lies with 90% confidence (Student's t, over draws).
         seconds: of training, mean.
         memory_mb: most resident memory of a cell's process until training ended, mean.
         above_loaded_mb: the same less what was resident before the first step, mean.
@@ -49,12 +53,15 @@ class Row:
     method: str
     group: str
     accuracy: Spread
+    macro_f1: float
+    ece: float | None
+    ece_uncalibrated: float | None
     teacher: float | None
     best_student: float | None
     mean_student: float | None
     gap: float | None
     difference: float | None
-    difference_error: float | None
+    difference_interval: tuple[float, float] | None
     seconds: float
     memory_mb: float
     above_loaded_mb: float
@@ -86,12 +93,15 @@ def make_row(method: str, group: str, cells: Sequence[Result], reference: Sequen
         method=method,
         group=group,
         accuracy=_spread(shipped),
+        macro_f1=mean(float(c["macro_f1"]) for c in cells),
+        ece=_mean([c["ece"] for c in cells if "ece" in c]),
+        ece_uncalibrated=_mean([c["ece_uncalibrated"] for c in cells if "ece" in c]),
         teacher=_mean([c["learners"][c["teacher"]] for c in taught]),
         best_student=_mean([max(s.values()) for s in students if s]),
         mean_student=_mean([mean(s.values()) for s in students if s]),
         gap=_mean([c["learners"][c["teacher"]] - c["accuracy"] for c in taught]),
-        difference=_mean(pairs),
-        difference_error=stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None,
+        difference=_mean([value for _, value in pairs]),
+        difference_interval=_interval(pairs),
         seconds=mean(c["training_seconds"] for c in cells),
         memory_mb=mean(c["memory"]["peak_mb"] for c in cells),
         above_loaded_mb=mean(c["memory"]["above_loaded_mb"] for c in cells),
@@ -128,14 +138,26 @@ def _mean(values: Sequence[float]) -> float | None:
     return mean(values) if values else None
 
 
-def _differences(cells: Sequence[Result], reference: Sequence[Result]) -> list[float]:
-    """Return the differences in accuracy from the reference where both have a cell."""
+def _differences(cells: Sequence[Result], reference: Sequence[Result]) -> list[tuple[int, float]]:
+    """Return draw and difference in accuracy from the reference where both have a cell."""
     theirs = {(c["draw"], c["seed"]): float(c["accuracy"]) for c in reference}
     return [
-        float(c["accuracy"]) - theirs[c["draw"], c["seed"]]
+        (c["draw"], float(c["accuracy"]) - theirs[c["draw"], c["seed"]])
         for c in cells
         if (c["draw"], c["seed"]) in theirs
     ]
+
+
+def _interval(pairs: Sequence[tuple[int, float]]) -> tuple[float, float] | None:
+    """Return the interval of the draws' mean difference; None with a single draw."""
+    from scipy.stats import t
+
+    of_draws = [mean(group) for group in _grouped(pairs)]
+    if len(of_draws) < 2:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    half = float(t.ppf(1 - tail, len(of_draws) - 1)) * stdev(of_draws) / math.sqrt(len(of_draws))
+    return mean(of_draws) - half, mean(of_draws) + half
 
 
 def _grouped(values: Sequence[tuple[Any, float]]) -> list[list[float]]:

@@ -14,6 +14,8 @@ COLUMNS = (
     "method",
     "accuracy",
     "worst",
+    "macro-F1",
+    "ECE",
     "teacher",
     "students: best / mean",
     "gap",
@@ -34,11 +36,12 @@ FIRST_TO_GO = (
         "texts/s",
         "peak MB",
         "gap",
+        "ECE",
         "students: best / mean",
         "students",
         "ingredient",
     ),
-    *("mean", "teacher", "training s", "std over seeds", "worst"),
+    *("mean", "teacher", "training s", "macro-F1", "std over seeds", "worst"),
     *("shipped: std over seeds", "shipped: std over draws"),
 )
 SPREAD_COLUMNS = (
@@ -53,10 +56,11 @@ SPREAD_COLUMNS = (
 )
 ABOUT = """\
 accuracy: of the shipped learner on all test rows, mean ± standard deviation over all cells (draws
-times seeds); worst: its lowest cell; students: mean over the cells of the best student (a choice
-that looks at test labels) / of all students; gap: teacher less shipped learner; to reference: mean
-difference from `{reference}` in the same draw and seed ± standard error over these pairs (with
-several seeds per draw the pairs are not independent, and the error is too small); peak MB: most
+times seeds); worst: its lowest cell; macro-F1: of the same; ECE: expected calibration error of its
+probabilities, in brackets before calibration; students: mean over the cells of the best student (a
+choice that looks at test labels) / of all students; gap: teacher less shipped learner; to
+reference: mean difference in accuracy from `{reference}` in the same draw and seed, in brackets the
+90% interval of this mean over draws (Student's t); peak MB: most
 resident memory of the cell's process until training ended, in brackets what training took on top of
 the loaded models; trained: share of the shipped learner's parameters; stored kB: its trained
 tensors; MB: the whole model in 32 bits; texts/s: that it classifies, a bundle with ONNX Runtime, a
@@ -115,6 +119,7 @@ def notes(results: Results) -> list[str]:
     lines += _incomplete(results)
     used = sorted({c["labels_used_to_choose"] for c in cells})
     lines.append(f"Labels used to choose the shipped learner: {_listed(used)}.")
+    lines += _guarded(cells)
     if any((c.get("warmup") or {}).get("cached") for c in cells):
         lines.append("Training s leaves out warm-ups that an earlier cell had made already.")
     lines.append(f"Hardware: {_listed(sorted({_hardware(c['hardware']) for c in cells}))}.")
@@ -165,6 +170,20 @@ def _hardware(hardware: Mapping[str, Any]) -> str:
     return f"{hardware['processor']}, {hardware['device']}, {hardware['precision']}, {threads}"
 
 
+def _guarded(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how often the guard had something to say, and a teacher was shipped."""
+    watched = [c for c in cells if c.get("guard")]
+    alarmed = sum(bool(c["guard"]["alarms"]) for c in watched)
+    taught = [c for c in cells if c["teacher"] is not None and len(c["learners"]) > 1]
+    fell_back = sum(c["selected"] == c["teacher"] for c in taught)
+    if not watched and not fell_back:
+        return []
+    return [
+        f"The guard raised alarms in {alarmed} of {len(watched)} cells; the teacher was shipped"
+        f" instead of a student in {fell_back} of {len(taught)}."
+    ]
+
+
 def _incomplete(results: Results) -> list[str]:
     """Return which methods have fewer cells than they should, and which have none."""
     wanted = results["run"]["draws"] * results["run"]["seeds"]
@@ -194,10 +213,12 @@ def _main(rows: Sequence[Row]) -> Cells:
             row.method,
             _with_error(row.accuracy.mean, row.accuracy.std),
             _number(row.accuracy.worst),
+            _number(row.macro_f1),
+            _before(row.ece, row.ece_uncalibrated),
             _number(row.teacher),
             _pair(row.best_student, row.mean_student),
             _signed(row.gap),
-            _with_error(row.difference, row.difference_error, signed=True),
+            _with_interval(row.difference, row.difference_interval),
             f"{row.seconds:.0f}" if row.seconds >= 10 else f"{row.seconds:.1f}",
             f"{row.memory_mb:.0f} ({row.above_loaded_mb:.0f})",
             f"{row.trainable_share:.2%}",
@@ -250,9 +271,17 @@ def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.3f}"
 
 
-def _with_error(value: float | None, error: float | None, signed: bool = False) -> str:
-    shown = _signed(value) if signed else _number(value)
-    return shown if error is None else f"{shown} ± {error:.3f}"
+def _with_error(value: float, error: float | None) -> str:
+    return _number(value) if error is None else f"{_number(value)} ± {error:.3f}"
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    shown = _signed(value)
+    return shown if interval is None else f"{shown} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+
+
+def _before(value: float | None, before: float | None) -> str:
+    return "" if value is None else f"{_number(value)} ({_number(before)})"
 
 
 def _pair(first: float | None, second: float | None) -> str:
