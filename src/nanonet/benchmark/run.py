@@ -19,7 +19,7 @@ from nanonet.benchmark.runner import Cell, Runner
 from nanonet.benchmark.stats import Row, make_row
 from nanonet.benchmark.suite import Suite, chosen, read_suite
 from nanonet.benchmark.table import markdown, show, title
-from nanonet.core.config import make_config
+from nanonet.core.config import Config, make_config
 from nanonet.core.errors import ConfigError, InterruptedRunError, RunError
 from nanonet.core.files import write_json, write_text
 from nanonet.core.machine import usable_cores
@@ -93,13 +93,15 @@ def run_benchmark(suite_path: Path, out: Path, options: Options) -> None:
     for method in methods:
         if method.name in wanted:
             KINDS.get(method.kind).check_installed()
+    common = merge(suite.settings, options.settings or {})
+    threads = build(Config, {"training": common.get("training", {})}).training.threads
     used = chosen(options.datasets, list(suite.datasets), "--dataset", "data set")
     datasets = [read_dataset(name, suite.datasets[name], suite_path.parent) for name in used]
     _write_draws(datasets, suite.run.draws, out / "data")
     cells = _cells(suite, methods, datasets, out)
     about = _about(suite, suite_path, methods, datasets, options)
     try:
-        _run(cells, wanted, options, about["settings"], console)
+        _run(cells, wanted, options, threads, console)
     except InterruptedRunError:
         _report(out, about, cells, wanted, console=None)
         raise
@@ -229,15 +231,15 @@ def _run(
     cells: Sequence[Cell],
     wanted: Sequence[str],
     options: Options,
-    settings: Mapping[str, Any],
+    threads: int,
     console: Console,
 ) -> None:
-    """Run those cells of the wanted methods that have no result, all with as many threads."""
+    """Run those cells of the wanted methods that have no result; no threads: what cores allow."""
     asked = [cell for cell in cells if cell.identity["method"] in wanted]
     missing = [cell for cell in asked if cell.result() is None]
     cores = usable_cores()
     jobs = options.jobs or cores
-    threads = settings.get("training", {}).get("threads") or max(1, cores // jobs)
+    threads = threads or max(1, cores // jobs)
     done = len(asked) - len(missing)
     console.print(
         f"{len(asked)} cells: {done} done already, {len(missing)} to run, {jobs} at a time with"
