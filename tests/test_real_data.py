@@ -19,21 +19,18 @@ def minilm() -> str:
 
 def test_ag_news_from_the_command_line(ag_news, minilm, tmp_path):
     test = read_table(ag_news / "test.parquet", Columns(), labels="required")
-    some = tmp_path / "test.jsonl"
+    some, more = tmp_path / "test.jsonl", tmp_path / "more.jsonl"
     rows = zip(test.texts[:80], test.labels, test.names, strict=False)
     some.write_text(
         "".join(json.dumps({"text": t, "label": y, "label_name": n}) + "\n" for t, y, n in rows)
     )
+    more.write_text("".join(json.dumps({"text": t}) + "\n" for t in test.texts[80:140]))
     run, bundle = tmp_path / "run", tmp_path / "bundle"
-    files = [
-        "--labeled",
-        ag_news / "labeled_10.parquet",
-        "--unlabeled",
-        ag_news / "labeled_30.parquet",
-    ]
+    files = ["--labeled", ag_news / "labeled_10.parquet", "--unlabeled", more]
     small = ["--set", "training.steps=10", "--set", "training.unlabeled_batch=8"]
-    small += ["--set", "warmup.steps=5", "--set", "warmup.cache=false"]
-    small += ["--set", "data.max_length=64", "--set", "training.threads=1"]
+    small += ["--set", "warmup.steps=3", "--set", "warmup.unlabeled_batch=16"]
+    small += ["--set", "warmup.cache=false", "--set", "training.threads=1"]
+    small += ["--set", "data.max_length=48"]
     small += ["--set", "guard.every=0.5"]  # else it looks at every step of so few
     succeed("train", *files, *small, "--backbone", minilm, "--out", run)
     scores = json.loads(succeed("evaluate", run, "--data", some, "--json").out)

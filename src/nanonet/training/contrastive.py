@@ -59,7 +59,7 @@ def contrastive_copy(
     torch.manual_seed(config.seed)  # a resumed run comes here with another state of chance
     copy.train()
     trained = [p for p in encoder.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01, fused=True)
     classes = torch.from_numpy(labels).to(hardware.device)
     random, order = np.random.default_rng((config.seed, len(rows))), np.empty(0, dtype=np.int64)
     steps = config.propagation.contrastive_steps
