@@ -108,7 +108,9 @@ def encode(run: Path, texts):
 def warm(folder, out, *settings, recipe="nanonet", tables=make_tables):
     """Run; return what the summary says of the warm-up, and what was told."""
     notes = Watch()
-    config = make_settings(folder, "training.steps=1", *settings, recipe=recipe)
+    # What comes after the warm-up is not looked at: co-training would take most of the time.
+    few = ("training.steps=1", "propagation.labels=neighbours")
+    config = make_settings(folder, *few, *settings, recipe=recipe)
     return train(config, tables, out, display=notes)["warmup"], notes
 
 
